@@ -1,0 +1,204 @@
+"""Trains the demo models: `python -m demo.train flux` or `wan`. Seeded, and resumes where it was stopped."""
+
+import argparse
+import contextlib
+import copy
+import json
+import math
+import os
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import codec, text
+from .muon import Muon
+from .world import FRAMES, Scene, draw_scene, render
+
+STATE = Path(__file__).parents[1] / ".train"  # optimiser state, not part of the repository
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model is trained. Steps below `stills` see single frames only, `batch` of them; later ones see clips."""
+
+    family: str
+    steps: int
+    batch: int
+    stills: float = 1.0  # fraction of the steps
+    clips: int = 0  # clips a batch after that
+    guided_from: float = 1.0  # fraction of the steps after which guidance is distilled into the guidance embedding
+    lr: float = 1e-3
+    shift: float = 3.0
+    dropout: float = 0.1
+    ema: float = 0.997
+
+
+PLANS = {
+    "flux": Plan("flux", steps=1800, batch=48, guided_from=0.7),
+    "wan": Plan("wan", steps=1700, batch=48, stills=0.53, clips=12),
+}
+
+
+class Trainer:
+    """A network, its average, its optimisers and the step reached."""
+
+    def __init__(self, plan: Plan, seed: int) -> None:
+        from .models import build
+
+        torch.manual_seed(seed)
+        self.plan, self.seed, self.done = plan, seed, 0
+        self.network = build(plan.family)
+        self.average = copy.deepcopy(self.network).requires_grad_(False)
+        matrices, others = [], []
+        for name, parameter in self.network.named_parameters():
+            inner = "blocks." in name and parameter.ndim == 2 and "mod" not in name
+            (matrices if inner else others).append(parameter)
+        self.optimisers: list[torch.optim.Optimizer] = [
+            Muon(matrices, lr=plan.lr),
+            torch.optim.AdamW(others, lr=plan.lr, betas=(0.9, 0.95), weight_decay=0.01),
+        ]
+        self.table = text.make_table(text.WIDTH[plan.family]).bfloat16().float()
+
+    def step(self) -> float:
+        """One optimiser step; returns the loss. Its data depend on seed and step alone."""
+        plan = self.plan
+        rng = random.Random(self.seed * 1_000_003 + self.done)
+        torch.manual_seed(rng.getrandbits(48))
+        frames = 1 if self.done < plan.stills * plan.steps else FRAMES
+        count = plan.batch if frames == 1 else plan.clips
+        scenes = [draw_scene(rng, plan.family == "wan") for _ in range(count)]
+        latent = codec.encode(render(scenes, rng, frames))
+        told: list[Scene | None] = [None if rng.random() < plan.dropout else scene for scene in scenes]
+        with _trainable(plan.family):
+            loss = self._loss(latent, text.encode(told, self.table), [scene is None for scene in told])
+            loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        rate = plan.lr * min(1.0, (self.done + 1) / 50, 2 * (1 - self.done / plan.steps))
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+            optimiser.zero_grad()
+        self.done += 1
+        keep = min(plan.ema, self.done / (self.done + 9))
+        with torch.no_grad():
+            for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                mean.lerp_(new, 1 - keep)
+        return loss.item()
+
+    def _loss(self, latent: Tensor, context: Tensor, empty: list[bool]) -> Tensor:
+        """Rectified flow: the velocity from data to noise at a random sigma."""
+        count = len(latent)
+        odds = torch.randn(count).exp() * self.plan.shift
+        sigma = odds / (1 + odds)
+        noise = torch.randn_like(latent)
+        level = sigma[:, None, None, None, None]
+        noisy, goal = latent + level * (noise - latent), noise - latent
+        guidance = torch.ones(count)
+        if self.done >= self.plan.guided_from * self.plan.steps:
+            guidance = torch.where(torch.rand(count) < 0.75, 1 + 3 * torch.rand(count), guidance)
+            with torch.no_grad():
+                one, none = torch.ones(count), torch.zeros_like(context)
+                apart = predict(self.average, noisy, sigma, context, one) - predict(self.average, noisy, sigma, none, one)
+            strength = (guidance - 1) * ~torch.tensor(empty)
+            goal = goal + strength[:, None, None, None, None] * apart
+        return (predict(self.network, noisy, sigma, context, guidance) - goal).square().mean()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a resumed training needs."""
+        found = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        found |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for n, optimiser in enumerate(self.optimisers):
+            for index, state in optimiser.state_dict()["state"].items():
+                found |= {f"optimiser.{n}.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        return found
+
+    def load(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            kept = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            self.done = int(file.metadata()["step"])
+        for part, module in (("network", self.network), ("average", self.average)):
+            module.load_state_dict({k.removeprefix(f"{part}."): v for k, v in kept.items() if k.startswith(f"{part}.")})
+        for n, optimiser in enumerate(self.optimisers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in kept.items():
+                if key.startswith(f"optimiser.{n}."):
+                    _, _, index, name = key.split(".")
+                    state.setdefault(int(index), {})[name] = value
+            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def predict(network: nn.Module, noisy: Tensor, sigma: Tensor, context: Tensor, guidance: Tensor) -> Tensor:
+    """Velocity [N, 16, F, H, W] by either of the host's networks; stills of Flux have one frame."""
+    if type(network).__name__ == "Flux":
+        y: Tensor = network(noisy[:, :, 0], sigma, context, context.mean(1), guidance)
+        return y[:, :, None]
+    out: Tensor = network(noisy, sigma * 1000, context)
+    return out
+
+
+def _trainable(family: str) -> contextlib.AbstractContextManager[Any]:
+    """The host's Flux writes into its activations; let autograd keep what it needs."""
+    return torch.autograd.graph.allow_mutation_on_saved_tensors() if family == "flux" else contextlib.nullcontext()
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file({key: value.contiguous() for key, value in tensors.items()}, part, metadata)
+    os.replace(part, path)
+
+
+def train(plan: Plan, seed: int, every: int) -> None:
+    from .models import WEIGHTS
+
+    trainer, state = Trainer(plan, seed), STATE / f"{plan.family}.safetensors"
+    if state.exists():
+        trainer.load(state)
+    bar, mean = tqdm(range(trainer.done, plan.steps), initial=trainer.done, total=plan.steps), 0.0
+    for n in bar:
+        loss = trainer.step()
+        mean = loss if not mean else 0.98 * mean + 0.02 * loss
+        bar.set_postfix(loss=f"{mean:.4f}")
+        if (n + 1) % every == 0 or n + 1 == plan.steps:
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"The loss of {plan.family} is {mean} at step {n + 1}; the last good state is kept.")
+            write(state, trainer.tensors(), {"step": str(trainer.done)})
+            about = {"trained": json.dumps({"family": plan.family, "step": trainer.done, "of": plan.steps, "seed": seed})}
+            weights = {key: value.bfloat16() for key, value in trainer.average.state_dict().items()}
+            write(WEIGHTS / f"demo-{plan.family}.safetensors", weights, about)
+
+
+def host_ready_for_training(path: str | None) -> Any:
+    """Puts a ComfyUI checkout on the path and sets its networks to their differentiable forms."""
+    if path:
+        sys.path.append(path)
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+    import comfy.model_management
+
+    comfy.model_management.in_training = True
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family", choices=PLANS)
+    parser.add_argument("--comfyui", default=os.environ.get("COMFYUI_PATH"), help="folder of a ComfyUI")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=int, default=100, help="steps between saves")
+    parser.add_argument("--threads", type=int, default=None)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    host_ready_for_training(options.comfyui)
+    train(PLANS[options.family], options.seed, options.every)
