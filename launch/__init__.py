@@ -1,0 +1,1 @@
+"""The commands of ./encore: a set-up, a running ComfyUI, the demo and the tests."""
