@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights" / "diffusion_models"
 # The host reads what is not written here from the weights, and fixes the rest (heads of 128, text width 4096 for Wan).
 FLUX: dict[str, Any] = {
     "in_channels": 16,

@@ -1,0 +1,27 @@
+"""Feature caching for diffusion transformers. Pure PyTorch: knows nothing of ComfyUI."""
+
+from .errors import CacheError, ProtocolError, RecipeError
+from .history import History, Placement
+from .ledger import Entry, Ledger
+from .recipe import Recipe, Site
+from .run import Run
+from .types import Observation, Probe, Schedule, Step, StreamKey, Verdict
+
+__all__ = [
+    "CacheError",
+    "Entry",
+    "History",
+    "Ledger",
+    "Observation",
+    "Placement",
+    "Probe",
+    "ProtocolError",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "Schedule",
+    "Site",
+    "Step",
+    "StreamKey",
+    "Verdict",
+]

@@ -1,0 +1,104 @@
+"""What the cache did, evaluation by evaluation, so that a speed-up is shown and not claimed."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean, median
+from typing import Any
+
+from torch import Tensor
+
+from .measure import Stopwatch
+from .types import Step, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One evaluation. `error` is that of the forecast it did not need, `macs` those really made."""
+
+    evaluation: int
+    step: int
+    sigma: float
+    computed: bool
+    reason: str
+    score: float | None
+    macs: int
+    seconds: float = 0.0
+    error: float | None = None
+
+
+@dataclass(slots=True)
+class Ledger:
+    """All evaluations of one sampling, and what they cost together."""
+
+    recipe: str
+    source: str
+    site: str
+    steps: int
+    sampler: str = ""
+    seconds: float = 0.0  # the denoising loop
+    counted: bool = True  # whether the MACs could be counted
+    peak_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    _open: list[tuple[Stopwatch, list[Tensor]]] = field(default_factory=list)
+
+    def add(self, step: Step, verdict: Verdict, macs: int, watch: Stopwatch, errors: Sequence[Tensor]) -> None:
+        """Note one evaluation. Times and errors stay on the device until `settle`, so that nothing waits for them."""
+        self.entries.append(
+            Entry(step.evaluation, step.index, step.sigma, not verdict.reuse, verdict.reason, verdict.score, macs)
+        )
+        self._open.append((watch, list(errors)))
+
+    def note(self, text: str) -> None:
+        """A remark for the user, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def settle(self) -> None:
+        """Read times and errors from the device."""
+        first = len(self.entries) - len(self._open)
+        for n, (watch, errors) in enumerate(self._open, first):
+            error = max(float(value) for value in errors) if errors else None
+            self.entries[n] = replace(self.entries[n], seconds=watch.seconds(), error=error)
+        self._open.clear()
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.entries)
+
+    @property
+    def computed(self) -> int:
+        return sum(entry.computed for entry in self.entries)
+
+    @property
+    def reused(self) -> int:
+        return self.evaluations - self.computed
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates really made, or None if they could not be counted."""
+        return sum(entry.macs for entry in self.entries) if self.counted else None
+
+    @property
+    def macs_if_computed(self) -> int | None:
+        """Estimate: what all evaluations would have taken if each had cost what the computed ones did on average."""
+        full = [entry.macs for entry in self.entries if entry.computed]
+        return round(fmean(full) * self.evaluations) if self.counted and full else None
+
+    @property
+    def seconds_if_computed(self) -> float:
+        """Estimate: the loop's time if every reused evaluation had taken the median of the computed ones."""
+        full = [entry.seconds for entry in self.entries if entry.computed]
+        saved = sum(median(full) - entry.seconds for entry in self.entries if not entry.computed) if full else 0.0
+        return self.seconds + saved
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready copy, read by the report node and by web/."""
+        keys = ("recipe", "source", "site", "sampler", "steps", "evaluations", "computed", "reused", "seconds")
+        keys += ("seconds_if_computed", "macs", "macs_if_computed", "peak_bytes")
+        plain = {key: getattr(self, key) for key in keys}
+        return plain | {"notes": list(self.notes), "entries": [asdict(entry) for entry in self.entries]}
+
+    def __str__(self) -> str:
+        reused = f"{self.recipe}: computed {self.computed} of {self.evaluations} evaluations in {self.seconds:.2f} s"
+        return f"{reused}, cache {self.peak_bytes / 2**20:.1f} MiB"

@@ -1,0 +1,61 @@
+"""Distances between features, and the clock. Every device-to-host synchronisation of the package happens here."""
+
+import time
+
+import torch
+from torch import Tensor
+
+
+def scalar(x: Tensor) -> float:
+    """The first element of `x` [...] on the host."""
+    return float(x.flatten()[0])
+
+
+def mean_abs(x: Tensor) -> float:
+    """Mean of |x| over all elements of `x` [...], accumulated in float32."""
+    return float(x.abs().float().mean())
+
+
+def relative_l1(new: Tensor, old: Tensor) -> float:
+    """mean|new - old| / mean|old| of two tensors of one shape [...]; inf where `old` is all zero.
+
+    TeaCache (arXiv:2411.19108), eq. 4.
+    """
+    scale = mean_abs(old)
+    return mean_abs(new - old) / scale if scale > 0.0 else float("inf")
+
+
+def relative_error(forecast: Tensor, truth: Tensor) -> Tensor:
+    """||forecast - truth|| / ||truth|| over all elements, left on the device [] so that nothing waits for it."""
+    wide = torch.promote_types(truth.dtype, torch.float32)
+    gap = (forecast.to(wide) - truth.to(wide)).norm()
+    return gap / truth.to(wide).norm().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+class Stopwatch:
+    """Seconds between two points of the device's work: events on CUDA, which wait for nothing; the wall clock elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._start = self._mark()
+        self._stop = self._start
+
+    def stop(self) -> "Stopwatch":
+        self._stop = self._mark()
+        return self
+
+    def seconds(self) -> float:
+        """Elapsed seconds; waits for the device if it has not come to the end yet."""
+        if isinstance(self._start, float) or isinstance(self._stop, float):
+            assert isinstance(self._start, float)
+            assert isinstance(self._stop, float)
+            return self._stop - self._start
+        self._stop.synchronize()
+        return float(self._start.elapsed_time(self._stop)) / 1000.0
+
+    def _mark(self) -> "float | torch.cuda.Event":
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()  # type: ignore[no-untyped-call]
+        return event

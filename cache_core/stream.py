@@ -1,0 +1,65 @@
+"""One stream: a condition at a site, followed from evaluation to evaluation."""
+
+from typing import Any
+
+from torch import Tensor
+
+from .errors import ProtocolError
+from .history import History
+from .measure import relative_error
+from .recipe import Recipe
+from .types import Observation, Step, Verdict
+
+
+class Stream:
+    """What one stream remembers. Made when its first output comes, dropped with the run, never reset.
+
+    Each evaluation is `propose`, then exactly one of `reuse` and `record`.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._state: Any = recipe.policy.init()
+        self._history = History(recipe.predictor.depth, recipe.placement)
+        self._seen: Observation | None = None
+        self._age = 0
+        self._computed = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self._history.nbytes
+
+    def propose(self, step: Step, probe: Tensor | None) -> Verdict:
+        """The policy's wish for this evaluation; `probe` [B, ...] is this stream's rows."""
+        self._seen = Observation(step, probe, self._age, self._computed)
+        verdict, self._state = self._recipe.policy.propose(self._state, self._seen)
+        return verdict if len(self._history) else Verdict(False, "nothing cached yet", verdict.score)
+
+    def reuse(self, x: Tensor) -> Tensor:
+        """Forecast [B, ...] of the site's output for its input `x` [B, ...]; `x` is left as it is."""
+        seen = self._take()
+        forecast = self._recipe.predictor.predict(self._history, seen.step, x)
+        self._state = self._recipe.policy.settle(self._state, seen, None)
+        self._age += 1
+        return forecast
+
+    def record(self, x: Tensor, y: Tensor) -> Tensor | None:
+        """Learn the computed output `y` for input `x`, both [B, ...].
+
+        Returns the relative error [] that the forecast would have had: a free exam of every computed evaluation.
+        """
+        seen = self._take()
+        error = None
+        if len(self._history):
+            error = relative_error(self._recipe.predictor.predict(self._history, seen.step, x), y)
+        self._history.push(seen.step.sigma, y)
+        self._state = self._recipe.policy.settle(self._state, seen, y)
+        self._age = 0
+        self._computed += 1
+        return error
+
+    def _take(self) -> Observation:
+        if self._seen is None:
+            raise ProtocolError("Stream.reuse or Stream.record was called without Stream.propose before it.")
+        seen, self._seen = self._seen, None
+        return seen

@@ -1,0 +1,88 @@
+"""The words the rest of the package is written in. No behaviour beyond look-ups lives here."""
+
+from bisect import bisect_left
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+from .errors import CacheError
+
+StreamKey = Hashable
+
+
+class Probe(Enum):
+    """What a policy must be shown before it can decide."""
+
+    NOTHING = "nothing"  # decides from the step alone
+    LATENT = "latent"  # the solver's current state, [B, C, (F,) H, W]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The noise levels of one sampling: `sigmas`, noisiest first, one more than there are steps."""
+
+    sigmas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.sigmas) < 2 or any(a < b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False)):
+            raise CacheError(
+                f"A schedule needs at least two sigmas that never rise, and got {len(self.sigmas)}: "
+                f"{[round(sigma, 4) for sigma in self.sigmas[:8]]}. Use a scheduler whose sigmas go down."
+            )
+
+    @property
+    def total(self) -> int:
+        """Steps of the schedule."""
+        return len(self.sigmas) - 1
+
+    def index(self, sigma: float) -> int:
+        """The step, 0 to total - 1, that an evaluation at `sigma` belongs to: the last one that starts at it or above."""
+        passed = bisect_left(self.sigmas[:-1], -sigma * (1.0 - 1e-4), key=lambda s: -s)
+        return max(passed - 1, 0) if passed else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where one evaluation of the solver stands in the sampling.
+
+    `index` counts the schedule's steps from 0 (noisiest). Samplers such as Heun evaluate more than once a step and
+    between the schedule's sigmas, so `evaluation` counts the calls and `sigma` is the noise level really used.
+    """
+
+    schedule: Schedule
+    sigma: float
+    evaluation: int
+
+    @property
+    def index(self) -> int:
+        return self.schedule.index(self.sigma)
+
+    @property
+    def total(self) -> int:
+        return self.schedule.total
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the schedule behind this evaluation, in [0, 1)."""
+        return self.index / self.total
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All a policy may look at. `probe` has one stream's rows only, or is None for Probe.NOTHING."""
+
+    step: Step
+    probe: Tensor | None
+    age: int  # evaluations reused since the last computed one
+    computed: int  # evaluations computed so far in this run
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A policy's wish. The run may still compute: conditions evaluated together are skipped together."""
+
+    reuse: bool
+    reason: str
+    score: float | None = None

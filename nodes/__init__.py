@@ -1,0 +1,14 @@
+"""The nodes: a schema and one call each."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .cache import Encore, EncoreMeasure
+from .demo import EncoreDemoCodec, EncoreDemoPrompt
+from .report import EncoreReport
+
+NODES: list[type[io.ComfyNode]] = [Encore, EncoreMeasure, EncoreReport, EncoreDemoPrompt, EncoreDemoCodec]
+
+
+class EncoreExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

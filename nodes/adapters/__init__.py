@@ -1,0 +1,1 @@
+"""Everything that knows how ComfyUI samples: the rest of nodes/ is schemas."""

@@ -1,0 +1,155 @@
+"""Attaches a recipe to a ComfyUI model by means of its wrappers, and ends every run with the sampling it was made for."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import comfy.model_patcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from ...cache_core import CacheError, Ledger, Recipe, Run, Schedule, Site
+from ...cache_core.macs import Meter, form, is_compiled
+from ...cache_core.measure import Stopwatch, scalar
+from ...cache_core.policies import Never
+from . import options, reports
+
+Listener = Callable[[Ledger], None]
+
+_meters: "WeakKeyDictionary[nn.Module, Meter]" = WeakKeyDictionary()
+
+
+def attach(model: Any, recipe: Recipe, listener: Listener | None = None) -> Any:
+    """A clone of `model` (ModelPatcher) that samples with `recipe`, in place of any recipe attached before.
+
+    `listener` gets the ledger of every sampling when it ends, whether it ended well or not.
+    """
+    model = model.clone()
+    wrappers = {
+        WrappersMP.OUTER_SAMPLE: _sampling(recipe, listener),
+        WrappersMP.SAMPLER_SAMPLE: _loop,
+        WrappersMP.PREDICT_NOISE: _evaluation,
+        WrappersMP.CALC_COND_BATCH: _conditions,
+        WrappersMP.APPLY_MODEL: _network,
+    }
+    for kind, wrapper in wrappers.items():
+        model.remove_wrappers_with_key(kind, options.KEY)
+        model.add_wrapper_with_key(kind, options.KEY, wrapper)
+    return model
+
+
+def _sampling(recipe: Recipe, listener: Listener | None) -> Callable[..., Any]:
+    """Wrapper of one whole sampling: makes the run, and lets go of it whatever happens."""
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        before = guider.model_options
+        guider.model_options = comfy.model_patcher.create_model_options_clone(before)
+        passed = guider.model_options.setdefault("transformer_options", {})
+        passed[options.KEY] = run = _start(recipe, passed, sampler=args[2], sigmas=args[3])
+        try:
+            latent = executor(*args, **kwargs)
+        finally:
+            guider.model_options = before
+            run.ledger.settle()
+            if listener is not None:
+                listener(run.ledger)
+        reports.publish(latent, run.ledger)
+        return latent
+
+    return wrapper
+
+
+def _start(recipe: Recipe, passed: options.Options, sampler: Any, sigmas: Tensor) -> Run:
+    """A new run of `recipe`, or one that computes everything and says why if caching cannot be right here."""
+    reason = None
+    try:
+        schedule = Schedule(tuple(sigmas.tolist()))
+    except CacheError as error:
+        schedule, reason = Schedule((1.0, 0.0)), str(error)
+    rival = options.rival(passed)
+    if rival is not None:
+        reason = f"{rival} is on this model too, and two caches spoil each other: remove one of them"
+    if reason is not None:
+        recipe = replace(recipe, policy=Never(reason))
+    run = Run(recipe, schedule)
+    run.ledger.sampler = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+    if reason is not None:
+        run.ledger.note(reason)
+    return run
+
+
+def _loop(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wrapper of the denoising loop: times it, the loading of the model left out."""
+    guider, sigmas = args[0], args[1]
+    run = options.run_of(guider.model_options.get("transformer_options", {}))
+    watch = Stopwatch(sigmas.device)
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        if run is not None:
+            run.ledger.seconds += watch.stop().seconds()
+
+
+def _evaluation(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Wrapper of one evaluation of the solver, x [B, C, ...] at timestep [B]: the one place where it is decided."""
+    passed = args[0] if args else kwargs["model_options"]
+    run = options.run_of(passed.get("transformer_options", {}))
+    if run is None:
+        result: Tensor = executor(x, timestep, *args, **kwargs)
+        return result
+    sigma = scalar(timestep)
+    run.begin(sigma, x)
+    if run.recipe.site is Site.GUIDED and sigma > 0.0:
+        conds = executor.class_obj.conds
+        key = tuple((name, options.active(conds[name], sigma)) for name in sorted(conds))
+        denoised = _through(run, [key], x, sigma, lambda: [executor(x, timestep, *args, **kwargs)])[0]
+    else:
+        denoised = executor(x, timestep, *args, **kwargs)
+    run.end()
+    return denoised
+
+
+def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, passed: Any) -> list[Tensor]:
+    """Wrapper of the evaluation of all conditions, a list of them for each of the outputs [B, C, ...]."""
+    inner = passed.get("transformer_options", {})
+    run = options.run_of(inner)
+    if run is None or run.recipe.site is not Site.COND or (sigma := scalar(timestep)) <= 0.0:
+        outputs: list[Tensor] = executor(model, conds, x, timestep, passed)
+        return outputs
+    call = run.occurrence((options.window(inner), tuple(x.shape), *(options.active(c, sigma) for c in conds)))
+    keys = [(call, n, options.active(cond, sigma)) for n, cond in enumerate(conds)]
+    return _through(run, keys, x, sigma, lambda: executor(model, conds, x, timestep, passed))
+
+
+def _through(
+    run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callable[[], list[Tensor]]
+) -> list[Tensor]:
+    """Denoised outputs [B, C, ...] for all `keys` at state `x`: forecast as velocities (x - x0) / sigma, or computed."""
+    if all(run.can_reuse(key, x) for key in keys):
+        return [x - sigma * run.reuse(key, x) for key in keys]
+    outputs = compute()
+    for key, output in zip(keys, outputs, strict=True):
+        run.record(key, x, (x - output) / sigma)
+    return outputs
+
+
+def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wrapper of one call of the network: counts its multiply-accumulates."""
+    passed = options.transformer_options(args, kwargs)
+    run = options.run_of(passed)
+    if run is None:
+        return executor(*args, **kwargs)
+    network = executor.class_obj.diffusion_model
+    if options.is_compiled(passed) or is_compiled(network):
+        run.ledger.counted = False
+        run.ledger.note("The model is compiled, so its multiply-accumulates cannot be counted.")
+        return executor(*args, **kwargs)
+    plain = [value for value in args if value is not passed]
+    named = {key: value for key, value in kwargs.items() if value is not passed}
+    meter = _meters.setdefault(network, Meter())
+    key = (form(plain), form(named), options.replaced_blocks(passed))
+    result, macs = meter.through(lambda: executor(*args, **kwargs), key)
+    run.macs += macs
+    return result

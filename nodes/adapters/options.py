@@ -1,0 +1,75 @@
+"""Reads what ComfyUI passes along while it samples. The only file that knows its keys."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ...cache_core import Run
+
+KEY = "encore"  # under which the run of a sampling travels in transformer_options, and our wrappers in the model
+RIVALS = ("easycache", "lazycache")  # other caches of the whole output that leave their mark in transformer_options
+COMPILE = "torch.compile"  # under which ComfyUI's compile node puts its wrapper
+
+Options = Mapping[str, Any]
+Conds = Sequence[Mapping[str, Any]] | None
+
+
+def run_of(transformer_options: Options) -> Run | None:
+    """The run this call belongs to, if Encore's sampling wrapper is round it."""
+    run: Run | None = transformer_options.get(KEY)
+    return run
+
+
+def transformer_options(args: Sequence[Any], kwargs: Options) -> Options:
+    """ComfyUI hands the options to model wrappers by position or by name, at a place that differs per model."""
+    found = kwargs.get("transformer_options")
+    if found is None:
+        found = next((value for value in reversed(args) if isinstance(value, dict) and "sigmas" in value), {})
+    options: Options = found
+    return options
+
+
+def active(conds: Conds, sigma: float) -> tuple[Any, ...]:
+    """Which of the conditions, and of their ControlNets, act at noise level `sigma`, as something to compare by.
+
+    Where this changes from one evaluation to the next, the function that is sampled changes.
+    """
+    return tuple(
+        (str(cond.get("uuid")), *(_in_range(net.timestep_range, sigma) for net in _controls(cond)))
+        for cond in conds or ()
+        if _in_range((cond.get("timestep_start"), cond.get("timestep_end")), sigma)
+    )
+
+
+def window(transformer_options: Options) -> tuple[int, ...] | None:
+    """Frames of the context window under evaluation, or None if the whole latent is."""
+    found = transformer_options.get("context_window")
+    return None if found is None else tuple(found.index_list)
+
+
+def rival(transformer_options: Options) -> str | None:
+    """Another cache on the same model, by name."""
+    return next((key for key in RIVALS if key in transformer_options), None)
+
+
+def is_compiled(transformer_options: Options) -> bool:
+    """Whether ComfyUI's compile node is on this model."""
+    return any(COMPILE in wrappers for wrappers in transformer_options.get("wrappers", {}).values())
+
+
+def replaced_blocks(transformer_options: Options) -> tuple[str, ...]:
+    """Names of the blocks that some node replaces, since that changes what a call costs."""
+    return tuple(sorted(map(str, transformer_options.get("patches_replace", {}).get("dit", {}))))
+
+
+def _in_range(span: Iterable[float | None] | None, sigma: float) -> bool:
+    if span is None:
+        return True
+    start, end = span
+    return (start is None or sigma <= start) and (end is None or sigma >= end)
+
+
+def _controls(cond: Mapping[str, Any]) -> Iterator[Any]:
+    net = cond.get("control")
+    while net is not None:
+        yield net
+        net = net.previous_controlnet
