@@ -20,7 +20,9 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def start(command: Sequence[str | Path], output: IO[bytes] | int | None, cwd: Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+def start(
+    command: Sequence[str | Path], output: IO[bytes] | int | None, cwd: Path, env: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
     """Start `command` as a group of its own, its output and errors going to `output`."""
     first: Callable[[], None] | None = _die_with_parent if sys.platform == "linux" else None
     return subprocess.Popen(
@@ -31,7 +33,7 @@ def start(command: Sequence[str | Path], output: IO[bytes] | int | None, cwd: Pa
         cwd=cwd,
         env=None if env is None else dict(env),
         start_new_session=os.name != "nt",
-        preexec_fn=first,
+        preexec_fn=first,  # noqa: PLW1509 (one C call that takes no lock)
     )
 
 
@@ -58,7 +60,9 @@ def _signal_group(process: "subprocess.Popen[bytes]", number: int) -> None:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str | Path], output: IO[bytes] | int | None, cwd: Path, env: Mapping[str, str] | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+def running(
+    command: Sequence[str | Path], output: IO[bytes] | int | None, cwd: Path, env: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that is gone, children and all, when the block is left in whatever way."""
     process = start(command, output, cwd, env)
     try:
