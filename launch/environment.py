@@ -38,7 +38,7 @@ def requirements(text: str) -> dict[str, str]:
 def ask(python: Path, code: str, *arguments: str) -> str | None:
     """What `python -c code` prints, or None when it fails."""
     try:
-        done = subprocess.run([python, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=ROOT / "launch")
+        done = subprocess.run([python, "-I", "-c", code, *arguments], capture_output=True, text=True, check=False)
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
