@@ -67,7 +67,7 @@ def own_python(comfyui: Path) -> Path | None:
 def make_venv() -> Path:
     """The interpreter of `.venv`, which is made anew when it is missing or broken. A torch of the calling Python is shared."""
     python = venv_python(VENV)
-    if ask(python, "import pip") is not None:
+    if ask(python, "import pip, sys; print(sys.prefix != sys.base_prefix)") == "True":
         return python
     free = shutil.disk_usage(ROOT).free
     if free < NEEDED_BYTES:
@@ -124,7 +124,6 @@ def add_torch(python: Path) -> None:
             ["install", *(_lone_companions(python) if lone else ["torchvision", "torchaudio", f"torch=={version.split('+')[0]}"])],
         )
         pip(python, "torchsde", ["install", "--no-deps", "torchsde", "trampoline"])
-        _drop_misfit(python)
 
     add_layer("torch", TORCHVISION, install)
 
@@ -138,6 +137,11 @@ def _lone_companions(python: Path) -> list[str]:
             f"A CPU torch on Linux runs ComfyUI with Python 3.10 or 3.11, not {found}. Delete {VENV} and call python3.11 ./encore"
         )
     return ["--no-deps", f"torchvision=={TORCHVISION}", f"torchaudio=={TORCHAUDIO}"]
+
+
+def add_fit(python: Path) -> None:
+    """A last look, when all is installed: do torch's companions import beside it?"""
+    add_layer("fit", TORCHVISION, lambda: _drop_misfit(python))
 
 
 def _drop_misfit(python: Path) -> None:

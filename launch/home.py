@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import LaunchError
-from .paths import HOSTS, ROOT, WEIGHTS
+from .paths import HOSTS, ROOT
 
 PACK = "encore"  # the folder name under which ComfyUI loads the pack
 MODEL_PATHS = "model_paths.yaml"
@@ -31,8 +31,7 @@ def furnish(home: Path, comfyui: Path) -> None:
     _unlink_pack(home)
     _link(home / "custom_nodes" / PACK, ROOT)
     models = {folder.name: str(folder) for folder in (comfyui / "models").glob("*") if folder.is_dir()}
-    paths = {"encore": {"diffusion_models": str(WEIGHTS)}, "comfyui": models}
-    (home / MODEL_PATHS).write_text(json.dumps(paths))  # JSON is YAML too
+    (home / MODEL_PATHS).write_text(json.dumps({"comfyui": models}))  # JSON is YAML too; the pack itself names the demo models' folder
 
 
 def _link(link: Path, target: Path) -> None:

@@ -10,7 +10,6 @@ LOGS = ROOT / ".logs"
 OUTPUT = ROOT / "output"
 DEMO = OUTPUT / "demo"
 WORKFLOWS = ROOT / "workflows"
-WEIGHTS = ROOT / "demo" / "weights"
 
 
 def venv_python(venv: Path) -> Path:

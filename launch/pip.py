@@ -26,7 +26,7 @@ CAUSES = (
 def pip(python: Path, what: str, arguments: Sequence[str | Path]) -> None:
     """Run pip of `python`; `what` names the step on the screen and in the error."""
     LOGS.mkdir(exist_ok=True)
-    command = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "3", *arguments]
+    command = [python, "-m", "pip", "--disable-pip-version-check", "--require-virtualenv", "--no-input", "--retries", "3", *arguments]
     with LOG.open("ab") as log:
         log.write(f"\n== {what}\n".encode())
         log.flush()

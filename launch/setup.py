@@ -56,4 +56,5 @@ def _prepare(own: Path | None, version: str) -> Host:
             environment.add_tools(python)
         folder = own or comfyui.get(version, python)
         environment.add_host(python, folder, exact=own is None and version == comfyui.DEFAULT)
+        environment.add_fit(python)
     return Host(folder, python, own is not None)
