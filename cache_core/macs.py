@@ -1,8 +1,10 @@
 """Multiply-accumulates of calls really made: counted by PyTorch once for each form of call, then added up."""
 
-from collections.abc import Callable, Hashable, Mapping
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,9 +29,18 @@ def is_compiled(module: nn.Module) -> bool:
     )
 
 
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Operations, two a multiply-accumulate, of softmax(q k') v for shapes [B, H, L, D]."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+# PyTorch's counter knows the attention kernels of CUDA only.
+KERNELS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+
+
 def count(call: Callable[[], T]) -> tuple[T, int]:
     """Result of `call` and the MACs of its matrix products, convolutions and attention."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:
         result = call()
     return result, counter.get_total_flops() // 2
 

@@ -43,8 +43,8 @@ class Plan:
 
 
 PLANS = {
-    "flux": Plan("flux", steps=1800, batch=48, guided_from=0.7),
-    "wan": Plan("wan", steps=1700, batch=48, stills=0.53, clips=12),
+    "flux": Plan("flux", steps=1500, batch=48, guided_from=0.75),
+    "wan": Plan("wan", steps=1400, batch=48, stills=0.5, clips=12),
 }
 
 

@@ -12,6 +12,7 @@ HOST = Path(os.environ.get("COMFYUI_PATH", ROOT / ".comfyui" / "0.30.0"))
 
 if not (HOST / "comfy").is_dir():
     raise pytest.UsageError(f"The tests need a ComfyUI and found none at {HOST}. Run ./encore test, which gets one.")
+sys.path.insert(0, str(Path(__file__).parent))  # host_models
 sys.path.insert(0, str(HOST))  # the pack's own root stays off the path: its nodes/ would shadow ComfyUI's nodes.py
 
 from comfy.cli_args import args  # noqa: E402
