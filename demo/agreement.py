@@ -52,11 +52,11 @@ def host_ready(path: str | None) -> None:
     args.cpu = not torch.cuda.is_available()
 
 
-def load_model(family: str, shift: float | None) -> Any:
-    """Load the shipped model as the host's ModelPatcher, with another sampling shift unless it is None."""
+def load_model(weights: Path, shift: float | None) -> Any:
+    """Load a demo model as the host's ModelPatcher, with another sampling shift unless it is None."""
     import comfy.sd
 
-    model = comfy.sd.load_diffusion_model(str(WEIGHTS / f"demo-{family}.safetensors"))
+    model = comfy.sd.load_diffusion_model(str(weights))
     if shift is not None:
         sampling = copy.deepcopy(model.get_model_object("model_sampling"))
         sampling.set_parameters(shift=shift)
@@ -100,9 +100,8 @@ def sample(
     return codec.decode(unit[:, :, None] if family == "flux" else unit)
 
 
-def sample_all(family: str, scenes: Sequence[Scene], setting: Setting, batch: int, seed: int) -> Tensor:
+def sample_all(model: Any, family: str, scenes: Sequence[Scene], setting: Setting, batch: int, seed: int) -> Tensor:
     """Sample all scenes, `batch` at a time: frames [N, F, 64, 64, 3] in 0..1."""
-    model = load_model(family, setting.shift)
     starts = range(0, len(scenes), batch)
     with tqdm(total=len(starts) * setting.steps, desc=f"demo-{family}", unit="step") as bar:
         parts = [
@@ -171,11 +170,12 @@ def main(options: argparse.Namespace) -> None:
     host_ready(options.comfyui)
     rng = random.Random(HELD_OUT + options.seed)
     scenes = [draw_scene(rng, family == "wan") for _ in range(options.prompts)]
-    began = time.perf_counter()
-    frames = sample_all(family, scenes, setting, options.batch, options.seed)
+    weights = options.weights or WEIGHTS / f"demo-{family}.safetensors"
+    model, began = load_model(weights, setting.shift), time.perf_counter()
+    frames = sample_all(model, family, scenes, setting, options.batch, options.seed)
     seconds = time.perf_counter() - began
     rates, far = score(family, frames, scenes), distance(family, frames)
-    with safe_open(WEIGHTS / f"demo-{family}.safetensors", "pt") as file:
+    with safe_open(weights, "pt") as file:
         trained = json.loads(file.metadata()["trained"])
     print(f"demo-{family}, step {trained['step']} of {trained['of']}; {options.prompts} prompts in {seconds:.0f} s")
     print(setting)
@@ -194,6 +194,7 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m demo.agreement", description=__doc__)
     parser.add_argument("family", choices=DEFAULTS)
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="another file than the shipped one")
     parser.add_argument("--prompts", type=int, default=256, help="held-out scenes to sample")
     parser.add_argument("--steps", type=int, help="sampling steps (default 50)")
     parser.add_argument("--cfg", type=float, help="classifier-free guidance; 1 is none")
