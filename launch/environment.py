@@ -140,7 +140,7 @@ def _lone_companions(python: Path) -> list[str]:
 
 
 def add_fit(python: Path) -> None:
-    """A last look, when all is installed: do torch's companions import beside it?"""
+    """A last look, when all is installed: torch's companions must import beside it."""
     add_layer("fit", TORCHVISION, lambda: _drop_misfit(python))
 
 
