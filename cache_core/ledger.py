@@ -44,9 +44,7 @@ class Ledger:
 
     def add(self, step: Step, verdict: Verdict, macs: int, watch: Stopwatch, errors: Sequence[Tensor]) -> None:
         """Note one evaluation. Times and errors stay on the device until `settle`, so that nothing waits for them."""
-        self.entries.append(
-            Entry(step.evaluation, step.index, step.sigma, not verdict.reuse, verdict.reason, verdict.score, macs)
-        )
+        self.entries.append(Entry(step.evaluation, step.index, step.sigma, not verdict.reuse, verdict.reason, verdict.score, macs))
         self._open.append((watch, list(errors)))
 
     def note(self, text: str) -> None:
@@ -94,8 +92,8 @@ class Ledger:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready copy, read by the report node and by web/."""
-        keys = ("recipe", "source", "site", "sampler", "steps", "evaluations", "computed", "reused", "seconds")
-        keys += ("seconds_if_computed", "macs", "macs_if_computed", "peak_bytes")
+        keys = ["recipe", "source", "site", "sampler", "steps", "evaluations", "computed", "reused", "seconds"]
+        keys += ["seconds_if_computed", "macs", "macs_if_computed", "peak_bytes"]
         plain = {key: getattr(self, key) for key in keys}
         return plain | {"notes": list(self.notes), "entries": [asdict(entry) for entry in self.entries]}
 

@@ -24,9 +24,7 @@ def form(value: Any) -> Hashable:
 
 def is_compiled(module: nn.Module) -> bool:
     """Whether `module` or a part of it is compiled; the operations of such a part cannot be counted from outside."""
-    return any(
-        hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in module.modules()
-    )
+    return any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in module.modules())
 
 
 def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:

@@ -69,7 +69,7 @@ def rescale(mask: PublishedMask, schedule: Schedule, count: int) -> frozenset[in
     chosen = [0]
     for rank in range(1, count):
         free = range(chosen[-1] + 1, total - (count - 1 - rank))
-        chosen.append(min(free, key=lambda n: (abs(wanted[n] - rank), n)))  # noqa: B023
+        chosen.append(min(free, key=lambda n: (abs(wanted[n] - rank), n)))
     return frozenset(chosen)
 
 

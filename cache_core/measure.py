@@ -28,8 +28,9 @@ def relative_l1(new: Tensor, old: Tensor) -> float:
 def relative_error(forecast: Tensor, truth: Tensor) -> Tensor:
     """||forecast - truth|| / ||truth|| over all elements, left on the device [] so that nothing waits for it."""
     wide = torch.promote_types(truth.dtype, torch.float32)
-    gap = (forecast.to(wide) - truth.to(wide)).norm()
-    return gap / truth.to(wide).norm().clamp_min(torch.finfo(torch.float32).tiny)
+    gap: Tensor = (forecast.to(wide) - truth.to(wide)).norm()
+    size: Tensor = truth.to(wide).norm().clamp_min(torch.finfo(torch.float32).tiny)
+    return gap / size
 
 
 class Stopwatch:
@@ -56,6 +57,6 @@ class Stopwatch:
     def _mark(self) -> "float | torch.cuda.Event":
         if not self._cuda:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(enable_timing=True)
         event.record()  # type: ignore[no-untyped-call]
         return event

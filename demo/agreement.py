@@ -72,9 +72,7 @@ def conditioning(family: str, context: Tensor, guidance: float) -> list[Any]:
 
 
 @torch.inference_mode()
-def sample(
-    model: Any, family: str, scenes: Sequence[Scene], setting: Setting, seed: int, progress: Callable[[], object]
-) -> Tensor:
+def sample(model: Any, family: str, scenes: Sequence[Scene], setting: Setting, seed: int, progress: Callable[[], object]) -> Tensor:
     """Sample N scenes together: frames [N, F, 64, 64, 3] in 0..1; `progress` is called after every step."""
     import comfy.sample
 
@@ -104,9 +102,7 @@ def sample_all(model: Any, family: str, scenes: Sequence[Scene], setting: Settin
     """Sample all scenes, `batch` at a time: frames [N, F, 64, 64, 3] in 0..1."""
     starts = range(0, len(scenes), batch)
     with tqdm(total=len(starts) * setting.steps, desc=f"demo-{family}", unit="step") as bar:
-        parts = [
-            sample(model, family, scenes[start : start + batch], setting, seed + start, bar.update) for start in starts
-        ]
+        parts = [sample(model, family, scenes[start : start + batch], setting, seed + start, bar.update) for start in starts]
     return torch.cat(parts)
 
 
@@ -143,7 +139,7 @@ def distance(family: str, frames: Tensor, seed: int = HELD_OUT + 1) -> float:
 
 def sheet(family: str, frames: Tensor, scenes: Sequence[Scene], zoom: int = 3) -> Image.Image:
     """Draw the first SHEET samples with their captions and, in red, what the judge misses."""
-    side, note = SIDE * zoom, 62
+    side, line, note = SIDE * zoom, 14, 76
     columns = 6 if frames.shape[1] == 1 else 2
     goals, seen = expected(family, scenes), {k: judge.read(v[:SHEET]) for k, v in judged(frames).items()}
     count = min(SHEET, len(frames))
@@ -155,10 +151,10 @@ def sheet(family: str, frames: Tensor, scenes: Sequence[Scene], zoom: int = 3) -
         strip = rearrange(frames[n], "f h w c -> h (f w) c").mul(255).round().byte().numpy()
         tile = Image.fromarray(strip)
         page.paste(tile.resize((tile.width * zoom, tile.height * zoom), Image.Resampling.NEAREST), (left, top))
-        wrong = [f"{name} {miss}" for name in seen for miss in judge.misses(seen[name][n], goals[name][n])]
+        wrong = [f"{name}: {miss}" for name in seen for miss in judge.misses(seen[name][n], goals[name][n])]
         lines = textwrap.wrap(caption(scenes[n], moving=family == "wan"), width // 6)[:4]
         pen.text((left + 2, top + side + 1), "\n".join(lines), "black", font_size=10)
-        pen.text((left + 2, top + side + 1 + 12 * len(lines)), ", ".join(wrong)[: width // 5], "red", font_size=10)
+        pen.text((left + 2, top + side + 1 + line * len(lines)), ", ".join(wrong)[: width // 6], "red", font_size=10)
     return page
 
 

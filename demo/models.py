@@ -41,7 +41,15 @@ WAN: dict[str, Any] = {
     "cross_attn_norm": True,
     "eps": 1e-6,
 }
-GATES = ("modulation", "time_projection", ".mod.", "_mod.", "final_layer", "head.", "adaLN")  # start at zero: every block begins as identity
+GATES = (
+    "modulation",
+    "time_projection",
+    ".mod.",
+    "_mod.",
+    "final_layer",
+    "head.",
+    "adaLN",
+)
 
 
 def build(family: str) -> nn.Module:

@@ -58,7 +58,8 @@ class Trainer:
         self.plan, self.seed, self.done = plan, seed, 0
         self.network = build(plan.family)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
-        matrices, others = [], []
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
         for name, parameter in self.network.named_parameters():
             inner = "blocks." in name and parameter.ndim == 2 and "mod" not in name
             (matrices if inner else others).append(parameter)
@@ -78,7 +79,7 @@ class Trainer:
         scenes = [draw_scene(rng, plan.family == "wan") for _ in range(count)]
         latent = codec.encode(render(scenes, rng, frames))
         told: list[Scene | None] = [None if rng.random() < plan.dropout else scene for scene in scenes]
-        with _trainable(plan.family):
+        with _snapshots() if plan.family == "flux" else contextlib.nullcontext():
             loss = self._loss(latent, text.encode(told, self.table), [scene is None for scene in told])
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -146,9 +147,14 @@ def predict(network: nn.Module, noisy: Tensor, sigma: Tensor, context: Tensor, g
     return out
 
 
-def _trainable(family: str) -> contextlib.AbstractContextManager[Any]:
-    """The host's Flux writes into its activations; let autograd keep what it needs."""
-    return torch.autograd.graph.allow_mutation_on_saved_tensors() if family == "flux" else contextlib.nullcontext()
+def _snapshots() -> contextlib.AbstractContextManager[Any]:
+    """Lets autograd keep copies of activations, since the host's Flux blocks write into theirs; parameters stay shared."""
+
+    def snapshot(saved: Tensor) -> Tensor:
+        owner = saved if saved._base is None else saved._base
+        return saved if owner.is_leaf and owner.requires_grad else saved.detach().clone()
+
+    return torch.autograd.graph.saved_tensors_hooks(snapshot, lambda kept: kept)
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -160,6 +166,7 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
 
 
 def train(plan: Plan, seed: int, every: int) -> None:
+    """Train to the plan's end from the state reached, saving state and weights `every` so many steps."""
     trainer, state = Trainer(plan, seed), STATE / f"{plan.family}.safetensors"
     if state.exists():
         trainer.load(state)
@@ -181,8 +188,7 @@ def export(trainer: Trainer) -> None:
 
     about = {"family": trainer.plan.family, "step": trainer.done, "of": trainer.plan.steps, "seed": trainer.seed}
     weights = {
-        name: value.to(torch.float8_e4m3fn if COARSE in name else torch.bfloat16)
-        for name, value in trainer.average.state_dict().items()
+        name: value.to(torch.float8_e4m3fn if COARSE in name else torch.bfloat16) for name, value in trainer.average.state_dict().items()
     }
     write(WEIGHTS / f"demo-{trainer.plan.family}.safetensors", weights, {"trained": json.dumps(about)})
 

@@ -71,6 +71,8 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
+    """Two things and what is behind them."""
+
     things: tuple[Thing, Thing]
     background: str
 
@@ -169,9 +171,7 @@ def _draw(things: Sequence[Thing], rng: random.Random, frames: int, axis: Tensor
     for n, thing in enumerate(things):
         if thing.texture != "plain":
             light[n] = _texture(thing.texture, u[n] * radius[n], v[n] * radius[n])
-    tint = torch.tensor([COLOURS[thing.colour] for thing in things]) * torch.tensor(
-        [[rng.uniform(0.94, 1.04)] for _ in things]
-    )
+    tint = torch.tensor([COLOURS[thing.colour] for thing in things]) * torch.tensor([[rng.uniform(0.94, 1.04)] for _ in things])
     return alpha, light[..., None] * tint[:, None, None, None, :]
 
 

@@ -10,5 +10,7 @@ NODES: list[type[io.ComfyNode]] = [Encore, EncoreMeasure, EncoreReport, EncoreDe
 
 
 class EncoreExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes."""
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

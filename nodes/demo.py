@@ -7,6 +7,7 @@ import comfy.latent_formats
 import folder_paths
 import torch
 from comfy_api.latest import io
+from einops import rearrange
 from torch import Tensor
 
 from ..demo import codec, text
@@ -20,9 +21,7 @@ folder_paths.add_model_folder_path("diffusion_models", str(Path(text.__file__).p
 
 
 def _family() -> io.Combo.Input:
-    return io.Combo.Input(
-        "family", options=list(FORMATS), tooltip="Which demo model it is for: flux makes pictures, wan makes clips."
-    )
+    return io.Combo.Input("family", options=list(FORMATS), tooltip="Which demo model it is for: flux makes pictures, wan makes clips.")
 
 
 class EncoreDemoPrompt(io.ComfyNode):
@@ -91,10 +90,10 @@ class DemoVAE:
     def decode(self, samples: Tensor, **_: Any) -> Tensor:
         """Pictures [N, H, W, 3], or clips [N, F, H, W, 3], in 0..1 of a latent [N, 16, (F,) H/8, W/8] as samplers return it."""
         latent = self._format.process_in(samples.float().cpu())
-        pictures = codec.decode(latent if latent.ndim == 5 else latent[:, :, None])  # noqa: PLR2004
-        flat = pictures.flatten(0, 1).movedim(-1, 1)
+        pictures = codec.decode(latent if latent.ndim == 5 else latent[:, :, None])
+        flat = rearrange(pictures, "n f h w c -> (n f) c h w")
         large = torch.nn.functional.interpolate(flat, scale_factor=SCALE, mode="bicubic").clamp(0, 1)
-        clips = large.movedim(1, -1).unflatten(0, pictures.shape[:2])
+        clips: Tensor = rearrange(large, "(n f) c h w -> n f h w c", n=len(pictures))
         return clips if self.video else clips[:, 0]
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -50,9 +50,7 @@ class EncoreReport(io.ComfyNode):
             "baseline": None if other is None else other.to_dict(),
             "comparison": None if other is None else compare(run, other),
         }
-        return io.NodeOutput(
-            table(run, other), draw(run, other), json.dumps(content, indent=1), ui={"encore_report": [content]}
-        )
+        return io.NodeOutput(table(run, other), draw(run, other), json.dumps(content, indent=1), ui={"encore_report": [content]})
 
 
 def compare(run: Ledger, baseline: Ledger) -> dict[str, float | None]:
@@ -73,9 +71,7 @@ def table(run: Ledger, baseline: Ledger | None = None) -> str:
     for entry in run.entries:
         error = "" if entry.error is None else f"{entry.error:.2e}"
         what = "computed" if entry.computed else "reused"
-        lines.append(
-            f"{entry.step:>4} {entry.sigma:>8.4f}  {what:<8} {1000 * entry.seconds:>9.2f}  {error:>8}  {entry.reason}"
-        )
+        lines.append(f"{entry.step:>4} {entry.sigma:>8.4f}  {what:<8} {1000 * entry.seconds:>9.2f}  {error:>8}  {entry.reason}")
     return "\n".join(lines)
 
 

@@ -42,9 +42,7 @@ def make(family: str) -> Any:
                 value.copy_(plain / value[0].numel() ** 0.5)
             else:
                 value.copy_(1.0 + 0 * plain if "norm" in name and "bias" not in name else 0.02 * plain)
-    return comfy.model_patcher.ModelPatcher(
-        model.eval(), load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device()
-    )
+    return comfy.model_patcher.ModelPatcher(model.eval(), load_device=mm.get_torch_device(), offload_device=mm.unet_offload_device())
 
 
 def prompt(tokens: int, seed: int, **extra: Any) -> list[list[Any]]:

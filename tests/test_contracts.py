@@ -5,7 +5,6 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 import torch
-
 from pack.cache_core import History, Observation, Placement, Probe, RecipeError, Run, Schedule, Site, Step
 from pack.cache_core.policies import AtMost, Interval, Mask, Never, Paced, Warmup, Within
 from pack.cache_core.predictors import Hold, Lagrange

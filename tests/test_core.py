@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from pack.cache_core import CacheError, History, Placement, ProtocolError, RecipeError, Run, Schedule
 from pack.cache_core.macs import Meter, count, form
 from pack.cache_core.masks import FEWEST, budget, nearest, rescale

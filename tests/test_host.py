@@ -8,13 +8,11 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-
+from host_models import BLOCKS, LATENT, BlockCalls, make, prompt, sample
 from pack.cache_core import Site
 from pack.cache_core.published import encore, masked, measure
 from pack.nodes.adapters import host, reports
 from pack.nodes.adapters.families import family_of
-
-from host_models import BLOCKS, LATENT, BlockCalls, make, prompt, sample
 
 pytestmark = pytest.mark.host
 FAMILIES = ["flux", "wan"]

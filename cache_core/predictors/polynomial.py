@@ -30,7 +30,7 @@ class Lagrange(Linear):
     order: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.order <= 4:  # noqa: PLR2004
+        if not 0 <= self.order <= 4:
             raise RecipeError(f"Lagrange takes an order from 0 to 4, not {self.order}; 1 is the one that is safe on any mask.")
 
     @property

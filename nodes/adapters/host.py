@@ -26,7 +26,7 @@ def attach(model: Any, recipe: Recipe, listener: Listener | None = None) -> Any:
     `listener` gets the ledger of every sampling when it ends, whether it ended well or not.
     """
     model = model.clone()
-    wrappers = {
+    wrappers: dict[str, Callable[..., Any]] = {
         WrappersMP.OUTER_SAMPLE: _sampling(recipe, listener),
         WrappersMP.SAMPLER_SAMPLE: _loop,
         WrappersMP.PREDICT_NOISE: _evaluation,
@@ -123,9 +123,7 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
     return _through(run, keys, x, sigma, lambda: executor(model, conds, x, timestep, passed))
 
 
-def _through(
-    run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callable[[], list[Tensor]]
-) -> list[Tensor]:
+def _through(run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
     """Denoised outputs [B, C, ...] for all `keys` at state `x`: forecast as velocities (x - x0) / sigma, or computed."""
     if all(run.can_reuse(key, x) for key in keys):
         return [x - sigma * run.reuse(key, x) for key in keys]
