@@ -95,7 +95,7 @@ class TestRun:
         for sigma in schedule.sigmas[:-1]:
             x = torch.full((1, 2), 5.0)
             run.begin(sigma, x)
-            if run.can_reuse(key, x):
+            if run.decide([key], x):
                 answers.append(run.reuse(key, x))
             else:
                 answers.append(torch.full((1, 2), truth(sigma)))
@@ -119,25 +119,36 @@ class TestRun:
         self.play(run, lambda s: 4.0 if s == 1.0 else 5.0, schedule)
         assert [entry.error for entry in run.ledger.entries] == [None, pytest.approx(0.2)]
 
-    def test_a_condition_that_was_not_there_before_is_computed_and_noted(self):
+    def test_a_condition_that_was_not_there_before_is_computed_and_the_reason_given(self):
         schedule = flow(12)
         run, x = Run(masked(frozenset({0, 1}), 12), schedule), torch.zeros(1, 2)
         for key in ("a", "a", "b"):
             run.begin(schedule.sigmas[run.ledger.evaluations], x)
-            assert not run.can_reuse(key, x)
+            assert not run.decide([key], x)
             run.record(key, x, x)
             run.end()
-        assert run.ledger.notes
+        assert run.ledger.entries[-1].reason == "nothing cached yet"
+
+    def test_conditions_computed_together_are_skipped_together(self):
+        schedule = flow(12)
+        run, x = Run(masked(frozenset({0}), 12), schedule), torch.zeros(1, 2)
+        run.begin(1.0, x)
+        run.decide(["a"], x)
+        run.record("a", x, x)
+        run.end()
+        run.begin(0.9, x)
+        assert not run.decide(["a", "b"], x)
 
     def test_another_shape_is_another_stream(self):
         schedule = flow(12)
         run = Run(masked(frozenset({0}), 12), schedule)
         run.begin(1.0, torch.zeros(1, 2))
+        run.decide(["a"], torch.zeros(1, 2))
         run.record("a", torch.zeros(1, 2), torch.zeros(1, 2))
         run.end()
         run.begin(0.9, torch.zeros(1, 2))
-        assert run.can_reuse("a", torch.zeros(1, 2))
-        assert not run.can_reuse("a", torch.zeros(2, 2))
+        assert run.decide(["a"], torch.zeros(1, 2))
+        assert not run.decide(["a"], torch.zeros(2, 2))
 
     def test_use_out_of_order_is_our_own_fault_and_says_so(self):
         run = Run(encore(), flow(12))

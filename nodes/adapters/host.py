@@ -125,7 +125,7 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
 
 def _through(run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
     """Denoised outputs [B, C, ...] for all `keys` at state `x`: forecast as velocities (x - x0) / sigma, or computed."""
-    if all(run.can_reuse(key, x) for key in keys):
+    if run.decide(keys, x):
         return [x - sigma * run.reuse(key, x) for key in keys]
     outputs = compute()
     for key, output in zip(keys, outputs, strict=True):
