@@ -3,7 +3,7 @@
 from .errors import CacheError, ProtocolError, RecipeError
 from .history import History, Placement
 from .ledger import Entry, Ledger
-from .recipe import Recipe, Site
+from .recipe import Recipe, Site, Target
 from .run import Run
 from .types import Observation, Probe, Schedule, Step, StreamKey, Verdict
 
@@ -23,5 +23,6 @@ __all__ = [
     "Site",
     "Step",
     "StreamKey",
+    "Target",
     "Verdict",
 ]

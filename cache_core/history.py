@@ -17,11 +17,12 @@ class Placement:
 
 
 class History:
-    """At most `depth` anchors, oldest first. Features all have one shape [B, ...]."""
+    """At most `depth` anchors, oldest first. Features all have one shape [B, ...], and so have the probes kept beside them."""
 
     def __init__(self, depth: int, placement: Placement) -> None:
         self._times: deque[float] = deque(maxlen=depth)
         self._features: deque[Tensor] = deque(maxlen=depth)
+        self._probes: deque[Tensor | None] = deque(maxlen=depth)
         self._placement = placement
 
     def __len__(self) -> int:
@@ -32,17 +33,30 @@ class History:
         return tuple(self._times)
 
     @property
-    def nbytes(self) -> int:
-        return sum(feature.nbytes for feature in self._features)
+    def features(self) -> tuple[Tensor, ...]:
+        """The anchors themselves, oldest first, where and as they are kept: not to be written to."""
+        return tuple(self._features)
 
-    def push(self, time: float, feature: Tensor) -> None:
-        """Keep a copy of `feature` [B, ...]; a second feature at the newest time replaces the first."""
+    @property
+    def probes(self) -> tuple[Tensor | None, ...]:
+        """What the policy was shown when each anchor was computed, oldest first; None where it was not kept."""
+        return tuple(self._probes)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(kept.nbytes for kept in (*self._features, *self._probes) if kept is not None)
+
+    def push(self, time: float, feature: Tensor, probe: Tensor | None = None) -> None:
+        """Keep copies of `feature` [B, ...] and `probe`; a second feature at the newest time replaces the first."""
         if self._times and self._times[-1] == time:
-            self._times.pop()
-            self._features.pop()
-        kept = self._placement
+            for line in (self._times, self._features, self._probes):
+                line.pop()
         self._times.append(time)
-        self._features.append(feature.detach().to(kept.device, kept.dtype or feature.dtype, copy=True))
+        self._features.append(self._copy(feature))
+        self._probes.append(None if probe is None else self._copy(probe))
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to(self._placement.device, self._placement.dtype or tensor.dtype, copy=True)
 
     def combine(self, weights: Sequence[float], like: Tensor) -> Tensor:
         """Sum of weights[k] * feature[k] over the newest len(weights) anchors, summed in at least float32.

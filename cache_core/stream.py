@@ -38,21 +38,21 @@ class Stream:
     def reuse(self, x: Tensor) -> Tensor:
         """Forecast [B, ...] of the site's output for its input `x` [B, ...]; `x` is left as it is."""
         seen = self._take()
-        forecast = self._recipe.predictor.predict(self._history, seen.step, x)
+        feature = self._recipe.predictor.predict(self._history, seen, x)
         self._state = self._recipe.policy.settle(self._state, seen, None)
         self._age += 1
-        return forecast
+        return self._recipe.target.decode(x, feature)
 
     def record(self, x: Tensor, y: Tensor) -> Tensor | None:
         """Learn the computed output `y` for input `x`, both [B, ...].
 
         Returns the relative error [] that the forecast would have had: a free exam of every computed evaluation.
         """
-        seen = self._take()
-        error = None
+        seen, predictor = self._take(), self._recipe.predictor
+        feature, error = self._recipe.target.encode(x, y), None
         if len(self._history):
-            error = relative_error(self._recipe.predictor.predict(self._history, seen.step, x), y)
-        self._history.push(seen.step.sigma, y)
+            error = relative_error(predictor.predict(self._history, seen, x), feature)
+        self._history.push(seen.step.sigma, feature, seen.probe if predictor.keeps_probes else None)
         self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0
         self._computed += 1

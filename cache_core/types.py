@@ -17,6 +17,8 @@ class Probe(Enum):
 
     NOTHING = "nothing"  # decides from the step alone
     LATENT = "latent"  # the solver's current state, [B, C, (F,) H, W]
+    MODULATED = "modulated input"  # the first block's input after its first norm and modulation, [B, L, D]
+    FIRST_BLOCK = "first-block residual"  # what the blocks that always run add to the tokens, [B, L, D]
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def _scaling(like: Tensor) -> tuple[Tensor, Tensor]:
 def decode(latent: Tensor) -> Tensor:
     """Pictures [N, F, H, W, 3] in 0..1 of a latent [N, 16, F, H/4, W/4]: the transpose of the orthonormal transform."""
     mean, size = _scaling(latent)
-    parts = torch.split(latent * size + mean, KEPT, dim=1)
+    parts = torch.split(latent * size + mean, list(KEPT), dim=1)
     basis = cosine_basis().to(latent)
     blocks = torch.stack([torch.einsum("nsfhw,sp->nfhwp", part, basis[: part.shape[1]]) for part in parts], 1)
     colours = rearrange(blocks, "n k f h w (a b) -> n f k (h a) (w b)", a=BLOCK, b=BLOCK)

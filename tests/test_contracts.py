@@ -97,7 +97,7 @@ class TestPredictor:
         kept = [feature.clone() for feature in features]
         for time, feature in zip([1.0, 0.9, 0.7, 0.65], features, strict=True):
             history.push(time, feature)
-        out = predictor.predict(history, Step(TWELVE, 0.5, 4), features[0])
+        out = predictor.predict(history, Observation(Step(TWELVE, 0.5, 4), features[0], 0, 4), features[0])
         assert (out.shape, out.dtype) == (features[0].shape, dtype)
         out.fill_(7.0)
         assert all(torch.equal(a, b) for a, b in zip(features, kept, strict=True))

@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..history import History
-from ..types import Step
+from ..types import Observation
 
 
 class Predictor(Protocol):
@@ -18,8 +18,13 @@ class Predictor(Protocol):
         """Anchors it wants kept."""
         ...
 
-    def predict(self, history: History, step: Step, x: Tensor) -> Tensor:
-        """Feature [B, ...] at `step`, on the device and in the dtype of the span's input `x`, which stays as it is.
+    @property
+    def keeps_probes(self) -> bool:
+        """Whether it wants the policy's probe kept beside each anchor."""
+        return False
+
+    def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
+        """Feature [B, ...] at `seen.step`, on the device and in the dtype of the site's input `x`, which stays as it is.
 
         `history` has one anchor at least.
         """
@@ -34,5 +39,5 @@ class Linear(Predictor, Protocol):
         """One weight per anchor, oldest first, for anchors at `times` and a forecast at `time`; they sum to 1."""
         ...
 
-    def predict(self, history: History, step: Step, x: Tensor) -> Tensor:
-        return history.combine(self.weights(history.times, step.sigma), x)
+    def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
+        return history.combine(self.weights(history.times, seen.step.sigma), x)
