@@ -5,7 +5,8 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const EVENT = "encore.report"; // sent by nodes/live.py at the end of a sampling: { node, run }
-const HEIGHTS = { EncoreReport: 216, EncoreApply: 76, EncoreMeasure: 76 }; // pixels
+const HEIGHTS = { EncoreReport: 216, EncoreApply: 76, EncoreMeasure: 76 }; // pixels at least
+const WIDTHS = { EncoreReport: 420, EncoreApply: 300, EncoreMeasure: 300 }; // pixels of a new node
 const EMPTY = {
   EncoreReport: "Queue the workflow: the report appears here.",
   EncoreApply: "Queue the workflow: what was computed appears here.",
@@ -13,6 +14,7 @@ const EMPTY = {
 };
 const ESTIMATE = "est.: against a loop whose every step takes as long as the median computed one. Encore Report measures it.";
 const LEGEND = "bar: time · line: forecast error";
+const RESTORED = 200; // milliseconds after which the frontend has put a workflow's outputs back
 const FLOOR = 1e-5; // forecast error at the foot of a timeline; its head is 1
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -27,7 +29,7 @@ const STYLE = `
 .encore-panel .big { font-size: 19px; font-weight: 600; }
 .encore-panel .faint { color: var(--descrip-text, #999); }
 .encore-panel .line { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.encore-panel .notes { flex: 0 1 auto; min-height: 0; overflow-y: auto; overflow-wrap: anywhere; user-select: text; }
+.encore-panel .notes { flex: 0 1 auto; min-height: 0; overflow-y: auto; overflow-wrap: anywhere; white-space: pre-line; user-select: text; }
 .encore-panel .lane { display: flex; flex-direction: column; flex: 1 1 26px; min-height: 22px; }
 .encore-panel .lane svg { flex: 1 1 0; width: 100%; min-height: 0; display: block; }
 .encore-panel .title { flex: none; display: flex; justify-content: space-between; gap: 12px; white-space: nowrap; }
@@ -183,7 +185,7 @@ function addPanel(node) {
   });
   widget.serialize = false;
   const [width, tall] = node.computeSize();
-  node.setSize([Math.max(node.size[0], width, 300), Math.max(node.size[1], tall)]);
+  node.setSize([Math.max(node.size[0], width, WIDTHS[node.comfyClass]), Math.max(node.size[1], tall)]);
   panels.set(node, panel);
   return panel;
 }
@@ -208,10 +210,13 @@ app.registerExtension({
     });
   },
 
-  /** Shows the last report again when its workflow comes back to the front. */
+  /** Shows the last report again when its workflow comes back to the front; the outputs come back just after the nodes. */
   loadedGraphNode(node) {
-    const content = app.nodeOutputs?.[node.id]?.encore_report?.[0];
-    if (content && node.comfyClass === "EncoreReport" && panels.has(node)) showReport(panels.get(node), content);
+    if (node.comfyClass !== "EncoreReport" || !panels.has(node)) return;
+    setTimeout(() => {
+      const content = app.nodeOutputs?.[node.id]?.encore_report?.[0];
+      if (content) showReport(panels.get(node), content);
+    }, RESTORED);
   },
 
   nodeCreated(node) {
