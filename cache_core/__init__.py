@@ -5,10 +5,11 @@ from .history import History, Placement
 from .ledger import Entry, Ledger
 from .recipe import Recipe, Site, Target
 from .run import Run
-from .types import Observation, Probe, Schedule, Step, StreamKey, Verdict
+from .types import Case, Observation, Probe, Schedule, Step, StreamKey, Verdict
 
 __all__ = [
     "CacheError",
+    "Case",
     "Entry",
     "History",
     "Ledger",

@@ -10,7 +10,7 @@ from .ledger import Ledger
 from .measure import Stopwatch
 from .recipe import Recipe
 from .stream import Stream
-from .types import Probe, Schedule, Step, StreamKey, Verdict
+from .types import Case, Schedule, Step, StreamKey, Verdict
 
 
 class Run:
@@ -42,25 +42,24 @@ class Run:
         self._calls[key] += 1
         return key, self._calls[key] - 1
 
-    def decide(self, keys: Sequence[StreamKey], x: Tensor) -> bool:
-        """Whether all conditions `keys`, each with input `x` [B, ...], are forecast: only if all their streams agree.
+    def decide(self, cases: Sequence[Case]) -> bool:
+        """Whether all `cases`, which are computed together, are forecast: only if all their streams agree.
 
         A condition that is seen for the first time, or in another shape, has nothing to be forecast from and is computed.
         """
         step, _ = self._now()
-        probe = x if self.recipe.policy.probe is Probe.LATENT else None
-        verdicts = [self._stream(key, x).propose(step, probe) for key in keys]
+        verdicts = [self._stream(case).propose(step, case.probe) for case in cases]
         verdict = next((verdict for verdict in verdicts if not verdict.reuse), verdicts[0])
         self._verdicts.append(verdict)
         return verdict.reuse
 
-    def reuse(self, key: StreamKey, x: Tensor) -> Tensor:
-        """Forecast of the output [B, ...] of condition `key` for its input `x` [B, ...], after `decide` said so."""
-        return self._stream(key, x).reuse(x)
+    def reuse(self, case: Case) -> Tensor:
+        """Forecast of the output [B, ...], after `decide` said so."""
+        return self._stream(case).reuse(case.x)
 
-    def record(self, key: StreamKey, x: Tensor, y: Tensor) -> None:
-        """Learn output `y` [B, ...] of condition `key` for its input `x` [B, ...], after `decide` said to compute."""
-        error = self._stream(key, x).record(x, y)
+    def record(self, case: Case, y: Tensor) -> None:
+        """Learn the computed output `y` [B, ...], after `decide` said to compute."""
+        error = self._stream(case).record(case.x, y)
         if error is not None:
             self._errors.append(error)
 
@@ -79,9 +78,9 @@ class Run:
             raise ProtocolError("Run was used outside of an evaluation: begin() comes first.")
         return self._evaluation
 
-    def _stream(self, key: StreamKey, x: Tensor) -> Stream:
+    def _stream(self, case: Case) -> Stream:
         """The stream of a condition at one shape, dtype and device: any other of these is another stream."""
-        form = (key, tuple(x.shape), x.dtype, x.device)
+        form = (case.key, tuple(case.x.shape), case.x.dtype, case.x.device)
         if form not in self._streams:
             self._streams[form] = Stream(self.recipe)
         return self._streams[form]

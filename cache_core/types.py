@@ -72,6 +72,15 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """What a run is asked about: one condition, the site's input `x` [B, ...] for it, and what its policy wants to see."""
+
+    key: StreamKey
+    x: Tensor
+    probe: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """All a policy may look at. `probe` has one stream's rows only, or is None for Probe.NOTHING."""
 

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 import torch
-from pack.cache_core import History, Observation, Placement, Probe, RecipeError, Run, Schedule, Site, Step
+from pack.cache_core import Case, History, Observation, Placement, Probe, RecipeError, Run, Schedule, Site, Step
 from pack.cache_core.policies import AtMost, Interval, Mask, Never, Paced, Warmup, Within
 from pack.cache_core.predictors import Hold, Lagrange
 from pack.cache_core.published import encore, fora, masked, measure
@@ -109,10 +109,11 @@ def test_every_recipe_runs_alone_and_its_ledger_adds_up(recipe):
     for sigma in TWELVE.sigmas[:-1]:
         x = torch.full((2, 4), sigma)
         run.begin(sigma, x)
-        if run.decide(["key"], x):
-            assert run.reuse("key", x).shape == x.shape
+        case = Case("key", x, x)
+        if run.decide([case]):
+            assert run.reuse(case).shape == x.shape
         else:
-            run.record("key", x, 3 * x)
+            run.record(case, 3 * x)
         run.end()
     run.ledger.settle()
     assert run.ledger.evaluations == 12

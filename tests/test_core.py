@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pack.cache_core import CacheError, History, Placement, ProtocolError, RecipeError, Run, Schedule
+from pack.cache_core import CacheError, Case, History, Placement, ProtocolError, RecipeError, Run, Schedule
 from pack.cache_core.macs import Meter, count, form
 from pack.cache_core.masks import FEWEST, budget, nearest, rescale
 from pack.cache_core.published import encore, masked, measure
@@ -95,11 +95,12 @@ class TestRun:
         for sigma in schedule.sigmas[:-1]:
             x = torch.full((1, 2), 5.0)
             run.begin(sigma, x)
-            if run.decide([key], x):
-                answers.append(run.reuse(key, x))
+            case = Case(key, x)
+            if run.decide([case]):
+                answers.append(run.reuse(case))
             else:
                 answers.append(torch.full((1, 2), truth(sigma)))
-                run.record(key, x, answers[-1])
+                run.record(case, answers[-1])
             run.end()
         run.ledger.settle()
         return answers
@@ -124,8 +125,8 @@ class TestRun:
         run, x = Run(masked(frozenset({0, 1}), 12), schedule), torch.zeros(1, 2)
         for key in ("a", "a", "b"):
             run.begin(schedule.sigmas[run.ledger.evaluations], x)
-            assert not run.decide([key], x)
-            run.record(key, x, x)
+            assert not run.decide([Case(key, x)])
+            run.record(Case(key, x), x)
             run.end()
         assert run.ledger.entries[-1].reason == "nothing cached yet"
 
@@ -133,22 +134,23 @@ class TestRun:
         schedule = flow(12)
         run, x = Run(masked(frozenset({0}), 12), schedule), torch.zeros(1, 2)
         run.begin(1.0, x)
-        run.decide(["a"], x)
-        run.record("a", x, x)
+        run.decide([Case("a", x)])
+        run.record(Case("a", x), x)
         run.end()
         run.begin(0.9, x)
-        assert not run.decide(["a", "b"], x)
+        assert not run.decide([Case("a", x), Case("b", x)])
 
     def test_another_shape_is_another_stream(self):
         schedule = flow(12)
         run = Run(masked(frozenset({0}), 12), schedule)
         run.begin(1.0, torch.zeros(1, 2))
-        run.decide(["a"], torch.zeros(1, 2))
-        run.record("a", torch.zeros(1, 2), torch.zeros(1, 2))
+        small, large = Case("a", torch.zeros(1, 2)), Case("a", torch.zeros(2, 2))
+        run.decide([small])
+        run.record(small, torch.zeros(1, 2))
         run.end()
         run.begin(0.9, torch.zeros(1, 2))
-        assert run.decide(["a"], torch.zeros(1, 2))
-        assert not run.decide(["a"], torch.zeros(2, 2))
+        assert run.decide([small])
+        assert not run.decide([large])
 
     def test_use_out_of_order_is_our_own_fault_and_says_so(self):
         run = Run(encore(), flow(12))

@@ -9,7 +9,7 @@ import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ...cache_core import CacheError, Ledger, Recipe, Run, Schedule, Site
+from ...cache_core import CacheError, Case, Ledger, Recipe, Run, Schedule, Site
 from ...cache_core.macs import Meter, form, is_compiled
 from ...cache_core.measure import Stopwatch, scalar
 from ...cache_core.policies import Never
@@ -125,11 +125,12 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
 
 def _through(run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
     """Denoised outputs [B, C, ...] for all `keys` at state `x`: forecast as velocities (x - x0) / sigma, or computed."""
-    if run.decide(keys, x):
-        return [x - sigma * run.reuse(key, x) for key in keys]
+    cases = [Case(key, x, x) for key in keys]
+    if run.decide(cases):
+        return [x - sigma * run.reuse(case) for case in cases]
     outputs = compute()
-    for key, output in zip(keys, outputs, strict=True):
-        run.record(key, x, (x - output) / sigma)
+    for case, output in zip(cases, outputs, strict=True):
+        run.record(case, (x - output) / sigma)
     return outputs
 
 
