@@ -86,7 +86,7 @@ async def _follow(
             if node:
                 seconds[node] = seconds.get(node, 0.0) + now - begin
             node, begin = str(data.get("node") or ""), now
-            if not node:
+            if kind == "executing" and not node:  # comes when the history is written, a little after the success
                 return seconds
         elif kind in ("execution_error", "execution_interrupted"):
             raise LaunchError(_stopped(data, prompt), server.log)

@@ -152,8 +152,8 @@ def _table(measured: Sequence[Measured]) -> str:
     repeats = len(measured[0].samples) if measured else 0
     return (
         f'<section><h2>Numbers</h2><div class="wide"><table><tr>{"".join(f"<th>{name}</th>" for name in head)}</tr>{body}</table></div>'
-        f"<p class='gloss'>Seconds: the denoising loop only, median of {repeats} interleaved repetitions after a warm-up, each with a seed of "
-        "its own; text encoder and one VAE decode beside them. PSNR and SSIM: mean over the pictures of all repetitions.</p></section>"
+        f"<p class='gloss'>Seconds: the denoising loop only, median of {repeats} interleaved repetitions after a warm-up, each with a seed "
+        "of its own; text encoder and one VAE decode beside them. PSNR and SSIM: mean over the pictures of all repetitions.</p></section>"
     )
 
 
