@@ -31,6 +31,7 @@ TITLE = 30  # pixels of a node's title, above its position
 STEPS = 8
 PATIENCE = 240.0  # seconds without a word from the server
 
+pytestmark = pytest.mark.host
 every_workflow = pytest.mark.parametrize("name", DOCUMENTS)
 every_demo = pytest.mark.parametrize("name", DEMOS)
 
