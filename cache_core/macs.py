@@ -36,22 +36,47 @@ def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *
 KERNELS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
-def count(call: Callable[[], T]) -> tuple[T, int]:
-    """Result of `call` and the MACs of its matrix products, convolutions and attention."""
-    with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:
-        result = call()
-    return result, counter.get_total_flops() // 2
+def counter() -> FlopCounterMode:
+    """Counts the operations of matrix products, convolutions and attention, two a MAC, while it is entered."""
+    return FlopCounterMode(display=False, custom_mapping=KERNELS)
 
 
 class Meter:
-    """Counts once for each form of call, and remembers; one per network."""
+    """Counts a network's calls once for each form of call, and remembers. A span inside may be skipped: it is taken off."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, int] = {}
+        self._totals: dict[Hashable, int] = {}
+        self._spans: dict[tuple[Hashable, Hashable], int] = {}
+        self._key: Hashable = None
+        self._counter: FlopCounterMode | None = None
+        self._skipped: list[Hashable] = []
 
     def through(self, call: Callable[[], T], key: Hashable) -> tuple[T, int]:
-        """Result of `call` and its MACs, where calls of equal `key` cost the same."""
-        if key in self._known:
-            return call(), self._known[key]
-        result, self._known[key] = count(call)
-        return result, self._known[key]
+        """Result of `call` and the MACs it made, where calls of equal `key` cost the same but for the spans skipped."""
+        self._key, self._skipped = key, []
+        if key in self._totals:
+            result = call()
+            return result, self._totals[key] - sum(self._spans.get((key, span), 0) for span in self._skipped)
+        try:
+            with counter() as self._counter:
+                result = call()
+            made = self.so_far
+        finally:
+            self._counter = None
+        if not self._skipped:
+            self._totals[key] = made
+        return result, made
+
+    @property
+    def so_far(self) -> int:
+        """MACs of the call under way up to here, while it is being counted; otherwise 0."""
+        return self._counter.get_total_flops() // 2 if self._counter is not None else 0
+
+    def skip(self, span: Hashable) -> None:
+        """Say that the call under way leaves out `span`."""
+        self._skipped.append(span)
+
+    def note(self, span: Hashable, macs: int) -> None:
+        """Say what `span` took, in a call that is being counted."""
+        if self._counter is not None:
+            self._spans[self._key, span] = macs

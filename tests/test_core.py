@@ -3,7 +3,7 @@
 import pytest
 import torch
 from pack.cache_core import CacheError, Case, History, Placement, ProtocolError, RecipeError, Run, Schedule
-from pack.cache_core.macs import Meter, count, form
+from pack.cache_core.macs import Meter, form
 from pack.cache_core.masks import FEWEST, budget, nearest, rescale
 from pack.cache_core.published import encore, masked, measure
 from pack.cache_core.tables import FLUX_GOLDEN, FLUX_LEMICA, WAN_GOLDEN, WAN_LEMICA
@@ -171,8 +171,9 @@ class TestRun:
 class TestMacs:
     def test_products_and_attention_are_counted(self):
         linear, q = torch.nn.Linear(8, 4), torch.randn(1, 2, 6, 16)
-        assert count(lambda: linear(torch.zeros(3, 8)))[1] == 3 * 8 * 4
-        attention = count(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))[1]
+        meter = Meter()
+        assert meter.through(lambda: linear(torch.zeros(3, 8)), "linear")[1] == 3 * 8 * 4
+        attention = meter.through(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q), "attention")[1]
         assert attention == 2 * (2 * 6 * 6 * 16)
 
     def test_a_form_is_counted_once_and_remembered(self):
@@ -180,6 +181,20 @@ class TestMacs:
         for rows in (3, 3, 5):
             x = torch.zeros(rows, 8)
             assert meter.through(lambda x=x: linear(x), form([x]))[1] == rows * 32
+
+    def test_a_span_that_is_skipped_is_taken_off_and_a_partial_call_is_not_taken_for_a_whole_one(self):
+        meter, linear = Meter(), torch.nn.Linear(8, 4)
+
+        def call(skip):
+            linear(torch.zeros(1, 8))
+            if skip:
+                return meter.skip("span")
+            before = meter.so_far
+            linear(torch.zeros(2, 8))
+            return meter.note("span", meter.so_far - before)
+
+        made = [meter.through(lambda skip=skip: call(skip), "key")[1] for skip in (True, False, True, False)]
+        assert made == [32, 96, 32, 96]
 
     def test_forms_tell_shapes_apart_and_ignore_values(self):
         assert form({"a": torch.zeros(2), "b": [1, None]}) == form({"b": [7, None], "a": torch.ones(2)})

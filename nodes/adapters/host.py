@@ -14,6 +14,8 @@ from ...cache_core.macs import Meter, form, is_compiled
 from ...cache_core.measure import Stopwatch, scalar
 from ...cache_core.policies import Never
 from . import options, reports
+from .blocks import through_stack
+from .families import blocks_of
 
 Listener = Callable[[Ledger], None]
 
@@ -32,6 +34,7 @@ def attach(model: Any, recipe: Recipe, listener: Listener | None = None) -> Any:
         WrappersMP.PREDICT_NOISE: _evaluation,
         WrappersMP.CALC_COND_BATCH: _conditions,
         WrappersMP.APPLY_MODEL: _network,
+        WrappersMP.DIFFUSION_MODEL: _blocks,
     }
     for kind, wrapper in wrappers.items():
         model.remove_wrappers_with_key(kind, options.KEY)
@@ -147,8 +150,21 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return executor(*args, **kwargs)
     plain = [value for value in args if value is not passed]
     named = {key: value for key, value in kwargs.items() if value is not passed}
-    meter = _meters.setdefault(network, Meter())
-    key = (form(plain), form(named), options.replaced_blocks(passed))
-    result, macs = meter.through(lambda: executor(*args, **kwargs), key)
+    recipe = run.recipe
+    key = (form(plain), form(named), options.replaced_blocks(passed), recipe.site, recipe.head, recipe.tail)
+    result, macs = _meter(network).through(lambda: executor(*args, **kwargs), key)
     run.macs += macs
     return result
+
+
+def _blocks(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wrapper of one pass through the network itself: the place of the site STACK."""
+    run = options.run_of(options.transformer_options(args, kwargs))
+    blocks = blocks_of(executor.class_obj)
+    if run is None or run.recipe.site is not Site.STACK or blocks is None:
+        return executor(*args, **kwargs)
+    return through_stack(executor, run, _meter(executor.class_obj), blocks, list(args), kwargs)
+
+
+def _meter(network: nn.Module) -> Meter:
+    return _meters.setdefault(network, Meter())

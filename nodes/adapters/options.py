@@ -46,6 +46,12 @@ def window(transformer_options: Options) -> tuple[int, ...] | None:
     return None if found is None else tuple(found.index_list)
 
 
+def conditions(transformer_options: Options, run: Run) -> list[Any]:
+    """A key for each condition batched in this call of the network, first rows first."""
+    frames = window(transformer_options)
+    return [run.occurrence((uuid, frames)) for uuid in transformer_options["uuids"]]
+
+
 def rival(transformer_options: Options) -> str | None:
     """Another cache on the same model, by name."""
     return next((key for key in RIVALS if key in transformer_options), None)
