@@ -1,5 +1,6 @@
 """One stream: a condition at a site, followed from evaluation to evaluation."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -29,9 +30,9 @@ class Stream:
     def nbytes(self) -> int:
         return self._history.nbytes
 
-    def propose(self, step: Step, probe: Tensor | None) -> Verdict:
-        """The policy's wish for this evaluation; `probe` [B, ...] is this stream's rows."""
-        self._seen = Observation(step, probe, self._age, self._computed)
+    def propose(self, step: Step, probe: Tensor | None, x: Tensor | None = None) -> Verdict:
+        """The policy's wish for this evaluation; `probe` and the site's input `x`, both [B, ...], are this stream's rows."""
+        self._seen = Observation(step, probe, self._age, self._computed, x)
         verdict, self._state = self._recipe.policy.propose(self._state, self._seen)
         return verdict if len(self._history) else Verdict(False, "nothing cached yet", verdict.score)
 
@@ -53,7 +54,7 @@ class Stream:
         if len(self._history):
             error = relative_error(predictor.predict(self._history, seen, x), feature)
         self._history.push(seen.step.sigma, feature, seen.probe if predictor.keeps_probes else None)
-        self._state = self._recipe.policy.settle(self._state, seen, y)
+        self._state = self._recipe.policy.settle(self._state, replace(seen, error=error), y)
         self._age = 0
         self._computed += 1
         return error

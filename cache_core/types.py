@@ -88,6 +88,8 @@ class Observation:
     probe: Tensor | None
     age: int  # evaluations reused since the last computed one
     computed: int  # evaluations computed so far in this run
+    x: Tensor | None = None  # the site's input [B, ...]
+    error: Tensor | None = None  # [], when a computed evaluation is settled: relative error of the forecast it did not need
 
 
 @dataclass(frozen=True, slots=True)
