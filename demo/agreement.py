@@ -72,7 +72,14 @@ def conditioning(family: str, context: Tensor, guidance: float) -> list[Any]:
 
 
 @torch.inference_mode()
-def sample(model: Any, family: str, scenes: Sequence[Scene], setting: Setting, seed: int, progress: Callable[[], object]) -> Tensor:
+def sample(
+    model: Any,
+    family: str,
+    scenes: Sequence[Scene],
+    setting: Setting,
+    seed: int,
+    progress: Callable[[], object],
+) -> Tensor:
     """Sample N scenes together: frames [N, F, 64, 64, 3] in 0..1; `progress` is called after every step."""
     import comfy.sample
 
@@ -100,9 +107,9 @@ def sample(model: Any, family: str, scenes: Sequence[Scene], setting: Setting, s
 
 def sample_all(model: Any, family: str, scenes: Sequence[Scene], setting: Setting, batch: int, seed: int) -> Tensor:
     """Sample all scenes, `batch` at a time: frames [N, F, 64, 64, 3] in 0..1."""
-    starts = range(0, len(scenes), batch)
-    with tqdm(total=len(starts) * setting.steps, desc=f"demo-{family}", unit="step") as bar:
-        parts = [sample(model, family, scenes[start : start + batch], setting, seed + start, bar.update) for start in starts]
+    groups = [scenes[start : start + batch] for start in range(0, len(scenes), batch)]
+    with tqdm(total=len(groups) * setting.steps, desc=f"demo-{family}", unit="step") as bar:
+        parts = [sample(model, family, group, setting, seed + n, bar.update) for n, group in enumerate(groups)]
     return torch.cat(parts)
 
 

@@ -87,10 +87,8 @@ class Trainer:
 
 
 def _loss(logits: dict[str, Tensor], goals: dict[str, Tensor]) -> Tensor:
-    losses = [
-        nn.functional.cross_entropy(logits[name].flatten(0, -2), goal.flatten(), ignore_index=UNREAD)
-        for name, goal in goals.items()
-    ]
+    read = {name: logits[name].flatten(0, -2) for name in goals}
+    losses = [nn.functional.cross_entropy(read[name], goals[name].flatten(), ignore_index=UNREAD) for name in goals]
     return torch.stack(losses).sum()
 
 

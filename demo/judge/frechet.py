@@ -22,5 +22,6 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 def _root(rows: Tensor) -> Tensor:
     """Give R [min(N, D), D] with R'R the covariance of rows [N, D]."""
-    triangle: Tensor = torch.linalg.qr(rows - rows.mean(0), mode="r")[1]
-    return triangle / (len(rows) - 1) ** 0.5
+    centred = (rows - rows.mean(0)) / (len(rows) - 1) ** 0.5
+    triangle: Tensor = torch.linalg.qr(centred, mode="r")[1]
+    return triangle
