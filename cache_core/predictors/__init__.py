@@ -1,6 +1,29 @@
 """What to answer instead of computing."""
 
-from .base import Linear, Predictor
-from .polynomial import Hold, Lagrange
+from .axis import Axis
+from .bands import FrequencySplit
+from .base import Linear, Predictor, Weighted
+from .correct import Corrected, Damped
+from .magnitude import Scaled
+from .polynomial import AdamsBashforth, Hold, Lagrange
+from .probed import TwoAnchor
+from .spectral import Chebyshev
+from .taylor import Hermite, Taylor
 
-__all__ = ["Hold", "Lagrange", "Linear", "Predictor"]
+__all__ = [
+    "AdamsBashforth",
+    "Axis",
+    "Chebyshev",
+    "Corrected",
+    "Damped",
+    "FrequencySplit",
+    "Hermite",
+    "Hold",
+    "Lagrange",
+    "Linear",
+    "Predictor",
+    "Scaled",
+    "Taylor",
+    "TwoAnchor",
+    "Weighted",
+]

@@ -7,7 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from ..history import History
-from ..types import Observation
+from ..types import Observation, Step
+from .axis import Axis
 
 
 class Predictor(Protocol):
@@ -26,18 +27,34 @@ class Predictor(Protocol):
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
         """Feature [B, ...] at `seen.step`, on the device and in the dtype of the site's input `x`, which stays as it is.
 
-        `history` has one anchor at least.
+        `history` has one anchor at least, and may have more than `depth`.
         """
         ...
 
 
-class Linear(Predictor, Protocol):
+class Weighted(Predictor):
     """A predictor that is a weighted sum of anchors: all its mathematics is on Python floats."""
 
     @abstractmethod
-    def weights(self, times: Sequence[float], time: float) -> list[float]:
-        """One weight per anchor, oldest first, for anchors at `times` and a forecast at `time`; they sum to 1."""
-        ...
+    def table(self, times: Sequence[float], step: Step) -> list[float]:
+        """One weight per anchor, oldest first, for at most `depth` anchors at noise levels `times` and a forecast at `step`."""
 
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
-        return history.combine(self.weights(history.times, seen.step.sigma), x)
+        return history.combine(self.table(history.times[-self.depth :], seen.step), x)
+
+
+class Linear(Weighted):
+    """A weighted sum of anchors whose weights follow from the times alone."""
+
+    @property
+    def axis(self) -> Axis:
+        """What `weights` takes for time."""
+        return Axis.SIGMA
+
+    @abstractmethod
+    def weights(self, times: Sequence[float], time: float) -> list[float]:
+        """One weight per anchor, oldest first, for anchors at `times` and a forecast at `time`; they sum to 1 if not said otherwise."""
+
+    def table(self, times: Sequence[float], step: Step) -> list[float]:
+        places = [self.axis.at(time, step.schedule) for time in times]
+        return self.weights(places, self.axis.at(step.sigma, step.schedule))
