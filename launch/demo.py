@@ -96,9 +96,10 @@ def _write(measured: Sequence[Measured], about: Mapping[str, Any], json_file: Pa
     DEMO.mkdir(parents=True)
     for one in measured:
         for branch in BRANCHES:
-            for file in one.samples[0].files[branch]:
-                shutil.copyfile(file, DEMO / file.name)
-                one.row["pictures"].append(file.name)
+            for number, file in enumerate(one.samples[0].files[branch], 1):
+                name = f"{one.name.split('_')[1]}_{branch}_{number:02}{file.suffix}"
+                shutil.copyfile(file, DEMO / name)
+                one.row["pictures"].append(name)
     (DEMO / "report.html").write_text(page(measured, about), encoding="utf-8")
     text = json.dumps({"host": about, "runs": [one.row for one in measured]}, indent=1) + "\n"
     for target in [DEMO / "report.json", *([json_file] if json_file else [])]:

@@ -20,7 +20,7 @@ from .paths import LOGS
 from .process import running
 from .setup import Host
 
-DEADLINE = 180.0  # seconds from the start until the first answer
+DEADLINE = 600.0  # seconds from the start until the first answer; a server that died is noticed at once
 LOCAL = "127.0.0.1"
 
 
