@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from . import codec, judge, text
 from .models import WEIGHTS
+from .models import positions
 from .world import FRAMES, SIDE, Scene, caption, draw_scene, render
 
 HELD_OUT = 1 << 41  # seed of the prompts, out of reach of the trainings'
@@ -67,7 +68,9 @@ def load_model(weights: Path, shift: float | None) -> Any:
 def conditioning(family: str, context: Tensor, guidance: float) -> list[Any]:
     """Make the host's CONDITIONING of contexts [N, TOKENS, width], one prompt per sample of the batch."""
     if family == "wan":
-        return [[context, {}]]
+        from comfy.latent_formats import Wan21
+
+        return [[context, {"concat_latent_image": Wan21().process_out(positions(FRAMES).clone())}]]
     return [[context, {"pooled_output": context.mean(1), "guidance": guidance}]]
 
 

@@ -1,5 +1,6 @@
 """The demo models: the host's own Flux and Wan networks, small enough to train on a desk."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ WAN: dict[str, Any] = {
     "ffn_dim": 1024,
     "freq_dim": 256,
     "text_dim": 4096,
-    "in_dim": 16,
+    "in_dim": 32,  # the latent and `positions`
     "out_dim": 16,
     "num_heads": 2,
     "num_layers": 6,
@@ -50,6 +51,18 @@ GATES = (
     "head.",
     "adaLN",
 )
+
+
+def positions(frames: int, height: int = 16, width: int = 16) -> Tensor:
+    """Where each latent pixel lies, [1, 16, frames, height, width], as sines and cosines of y and x.
+
+    Wan's attention knows distances only, and a small one does not learn from noise where the picture's edges are. It gets
+    this map in extra input channels, as the models of the Wan family that take a control picture do.
+    """
+    axes = [(torch.arange(size) + 0.5) / size for size in (height, width)]
+    grids = torch.meshgrid(*axes, indexing="ij")
+    waves = [wave(math.pi * turn * grid) for grid in grids for turn in (0.5, 1.0, 2.0, 3.0) for wave in (torch.sin, torch.cos)]
+    return torch.stack(waves)[None, :, None].expand(-1, -1, frames, -1, -1)
 
 
 def build(family: str) -> nn.Module:

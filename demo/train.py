@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import codec, text
+from .models import positions
 from .muon import Muon
 from .world import FRAMES, Scene, draw_scene, render
 
@@ -43,8 +44,8 @@ class Plan:
 
 
 PLANS = {
-    "flux": Plan("flux", steps=1500, batch=48, guided_from=0.75),
-    "wan": Plan("wan", steps=1400, batch=48, stills=0.5, clips=12),
+    "flux": Plan("flux", steps=1350, batch=48, guided_from=0.85),
+    "wan": Plan("wan", steps=960, batch=48, stills=0.5, clips=12),
 }
 
 
@@ -143,7 +144,9 @@ def predict(network: nn.Module, noisy: Tensor, sigma: Tensor, context: Tensor, g
     if type(network).__name__ == "Flux":
         y: Tensor = network(noisy[:, :, 0], sigma, context, context.mean(1), guidance)
         return y[:, :, None]
-    out: Tensor = network(noisy, sigma * 1000, context)
+    count, _, frames, height, width = noisy.shape
+    where = positions(frames, height, width).expand(count, -1, -1, -1, -1)
+    out: Tensor = network(torch.cat([noisy, where], 1), sigma * 1000, context)
     return out
 
 

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..demo import codec, text
+from ..demo.models import positions
 from ..demo.world import parse
 
 FORMATS = {"flux": comfy.latent_formats.Flux, "wan": comfy.latent_formats.Wan21}
@@ -43,13 +44,24 @@ class EncoreDemoPrompt(io.ComfyNode):
                     default=_EXAMPLE,
                     tooltip="A caption a line: each line is for one picture of the batch. Empty: the unconditional prompt.",
                 ),
+                io.Int.Input(
+                    "length",
+                    default=17,
+                    min=1,
+                    max=81,
+                    step=4,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Frames of the clip, 1 to 81, the same as in the empty latent: wan is told where each of its pixels "
+                    "lies. It was trained on 17. Pictures do not need it.",
+                ),
             ],
             outputs=[io.Conditioning.Output(tooltip="As ComfyUI's own text encoders make it.")],
         )
 
     @classmethod
-    def execute(cls, family: str, text: str) -> io.NodeOutput:
-        return io.NodeOutput(conditioning(family, text))
+    def execute(cls, family: str, text: str, length: int = 17) -> io.NodeOutput:
+        return io.NodeOutput(conditioning(family, text, length))
 
 
 class EncoreDemoCodec(io.ComfyNode):
@@ -71,11 +83,14 @@ class EncoreDemoCodec(io.ComfyNode):
         return io.NodeOutput(DemoVAE(family))
 
 
-def conditioning(family: str, captions: str) -> list[list[Any]]:
-    """One condition in the host's format, with a row for each line of `captions`."""
+def conditioning(family: str, captions: str, length: int = 17) -> list[list[Any]]:
+    """One condition in the host's format, with a row for each line of `captions`; for a clip of `length` frames."""
     lines = [line for line in captions.splitlines() if line.strip()]
     context = text.encode([parse(line) for line in lines] or [None], text.load_table(family))
-    return [[context, {"pooled_output": context.mean(1)}]]
+    extra = {"pooled_output": context.mean(1)}
+    if family == "wan":
+        extra["concat_latent_image"] = FORMATS[family]().process_out(positions((length - 1) // 4 + 1).clone())
+    return [[context, extra]]
 
 
 class DemoVAE:
