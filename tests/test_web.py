@@ -42,10 +42,10 @@ def test_every_node_has_a_help_page_that_names_its_inputs_and_outputs(node_id: s
     page = (WEB / "docs" / f"{node_id}.md").read_text()
     assert page.startswith(f"# {SCHEMAS[node_id].display_name}\n")
     for given in SCHEMAS[node_id].inputs:
-        assert re.search(rf"^\| {given.id}\b", page, re.MULTILINE), f"{node_id} has no line for the input {given.id}"
+        assert re.search(rf"^- \*\*{given.id}\*\*", page, re.MULTILINE), f"{node_id} has no line for the input {given.id}"
     for made in SCHEMAS[node_id].outputs:
         if made.display_name not in (None, "model"):
-            assert re.search(rf"^\| {made.display_name}\b", page, re.MULTILINE), f"no line for the output {made.display_name}"
+            assert re.search(rf"^- \*\*{made.display_name}\*\*", page, re.MULTILINE), f"no line for the output {made.display_name}"
 
 
 def test_there_are_no_help_pages_of_nodes_that_are_gone() -> None:
