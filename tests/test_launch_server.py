@@ -29,6 +29,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200); self.end_headers(); self.wfile.write(b"{}")
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
 """
+COMMAND = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from launch.process import running, stop_on_signals
+stop_on_signals()
+with running([sys.executable, "-c", "import time; time.sleep(600)"], None, Path(".")) as child:
+    print(child.pid, flush=True)
+    child.wait()
+"""
 PICTURE = {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 8, "batch_size": 1, "color": 255}}
 
 
@@ -141,10 +151,7 @@ def test_no_process_is_left_however_the_block_is_left(tmp_path: Path, failure: t
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_no_process_is_left_when_the_command_is_ended_by_a_signal(tmp_path: Path, number: signal.Signals) -> None:
-    program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\nfrom launch.process import running, stop_on_signals\nstop_on_signals()\n"
-        "with running([sys.executable, '-c', 'import time; time.sleep(600)'], None, Path('.')) as child:\n    print(child.pid, flush=True)\n    child.wait()\n"
-    )
+    program = COMMAND.format(root=str(ROOT))
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path
     ) as command:
