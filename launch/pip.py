@@ -26,7 +26,15 @@ CAUSES = (
 def pip(python: Path, what: str, arguments: Sequence[str | Path]) -> None:
     """Run pip of `python`; `what` names the step on the screen and in the error."""
     LOGS.mkdir(exist_ok=True)
-    command = [python, "-m", "pip", "--disable-pip-version-check", "--require-virtualenv", "--no-input", "--retries", "3", *arguments]
+    options = ["--disable-pip-version-check", "--require-virtualenv", "--no-input", "--retries", "3"]
+    command = [
+        python,
+        "-m",
+        "pip",
+        *options,
+        *arguments,
+        *(["--no-compile"] if arguments[0] == "install" else []),
+    ]  # what is used is compiled when used
     with LOG.open("ab") as log:
         log.write(f"\n== {what}\n".encode())
         log.flush()
