@@ -16,7 +16,7 @@ class Chebyshev(Linear):
     Minimises |T c - F|^2 + `ridge` |c|^2 over the last `window` anchors F, T their polynomials 0 to `degree` of time mapped
     from [0, 1] to [-1, 1]. That is linear in the anchors: one weight for each. `blend` is the share of the curve, the rest is
     the line through the last two anchors: the paper has 1, its authors' code since recommends 0.5 to 1.
-    As in that code the constant is penalised too, so weights sum to less than 1 and a still feature shrinks by some per cent;
+    As in that code the constant is penalised too, so weights sum to less than 1 and a still feature shrinks, at few anchors by 15 %;
     `relative` fits the differences to the newest anchor instead and keeps constants. The authors count steps and take 50
     of them for the whole; here it is the schedule's number.
     """
