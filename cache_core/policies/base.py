@@ -1,9 +1,11 @@
-"""The one interface every policy has."""
+"""The one interface every policy has, and the comparison most of them end in."""
 
+import math
 from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from ..errors import RecipeError
 from ..types import Observation, Probe, Verdict
 
 S = TypeVar("S")
@@ -32,3 +34,17 @@ class Policy(Protocol[S]):
     def settle(self, state: S, seen: Observation, output: Tensor | None) -> S:
         """Learn what was done: `output` [B, ...] if it was computed, None if it was reused."""
         ...
+
+
+def below(name: str, score: float, limit: float) -> Verdict:
+    """Reuse if `score` is below `limit`. What is not a number is below nothing."""
+    if not math.isfinite(score):
+        return Verdict(False, f"{name} {score} cannot be compared with {limit:.3g}")
+    reuse = score < limit
+    return Verdict(reuse, f"{name} {score:.3g} {'<' if reuse else '>='} {limit:.3g}", score)
+
+
+def check_limit(policy: str, name: str, limit: float) -> None:
+    """Refuse a limit below which nothing can be."""
+    if not limit >= 0.0:
+        raise RecipeError(f"{policy} needs a {name} of 0 (compute all) or more, not {limit}.")

@@ -1,5 +1,6 @@
 """Policies around a policy: each forbids reuse in one circumstance and otherwise asks the inner one."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,16 +67,68 @@ class Warmup(Guard):
 
 
 @dataclass(frozen=True, slots=True)
-class Within(Guard):
-    """Reuse only from fraction `start` up to fraction `end` of the schedule's steps."""
+class Tail(Guard):
+    """Compute the last `steps` steps of the schedule."""
 
-    start: float
-    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise RecipeError(f"Tail needs 0 or more steps, not {self.steps}.")
+
+    def forbids(self, seen: Observation) -> str | None:
+        left = seen.step.total - seen.step.index
+        return f"{left} steps left of the last {self.steps}" if left <= self.steps else None
+
+
+@dataclass(frozen=True, slots=True)
+class Within(Guard):
+    """Reuse only from fraction `start` up to fraction `end` of the schedule's steps, and at noise levels from `high` down to `low`.
+
+    Fractions follow the steps that the sampler makes, noise levels the model: the two experts of Wan 2.2 and image to image
+    see a part of the levels, and their fractions count that part alone.
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+    low: float = 0.0
+    high: float = math.inf
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.start <= self.end <= 1.0:
             raise RecipeError(f"Within needs 0 <= start <= end <= 1, not start {self.start} and end {self.end}.")
+        if not 0.0 <= self.low <= self.high:
+            raise RecipeError(f"Within needs noise levels 0 <= low <= high, not low {self.low} and high {self.high}.")
 
     def forbids(self, seen: Observation) -> str | None:
-        inside = self.start <= seen.step.progress < self.end
-        return None if inside else f"{seen.step.progress:.0%} outside {self.start:.0%}-{self.end:.0%}"
+        if not self.start <= seen.step.progress < self.end:
+            return f"{seen.step.progress:.0%} outside {self.start:.0%}-{self.end:.0%}"
+        inside = self.low <= seen.step.sigma <= self.high
+        return None if inside else f"sigma {seen.step.sigma:.3g} outside {self.high:.3g}-{self.low:.3g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget(Guard):
+    """Compute exactly `evaluations` of the schedule: all that are left once no more can be spared, none once they are spent.
+
+    To be the outermost guard, since it alone asks for reuse where `inner` would compute: what other guards keep for the end
+    is reused if `inner` has spent the budget before. Exact where the solver evaluates once a step and every condition is
+    there from the start; never more with other solvers. A budget of all the steps or more computes all of them.
+    """
+
+    evaluations: int
+
+    def __post_init__(self) -> None:
+        if self.evaluations < 1:
+            raise RecipeError(f"Budget needs 1 computed evaluation or more, not {self.evaluations}.")
+
+    def forbids(self, seen: Observation) -> str | None:
+        unspent, steps = self.evaluations - seen.computed, seen.step.total - seen.step.index
+        forced = seen.computed == 0 or unspent >= steps
+        return f"budget: {unspent} to compute in the last {steps} steps" if forced else None
+
+    def propose(self, state: Any, seen: Observation) -> tuple[Verdict, Any]:
+        verdict, state = Guard.propose(self, state, seen)
+        if seen.computed < self.evaluations:
+            return verdict, state
+        return Verdict(True, f"budget: {seen.computed} of {self.evaluations} computed", verdict.score), state

@@ -1,0 +1,72 @@
+"""Reuse while the output must have changed little, going by how much the input did (EasyCache)."""
+
+import math
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..measure import mean_abs
+from ..types import Observation, Probe, Verdict
+from .base import below, check_limit
+from .change import kept, unlike
+
+
+@dataclass(frozen=True, slots=True)
+class RateState:
+    """Input of the last evaluation; input, output and output's mean size of the last computed one; all None = unknown."""
+
+    last: Tensor | None = None
+    x: Tensor | None = None
+    y: Tensor | None = None
+    size: float = 0.0
+    rate: float | None = None  # change of the output for a change of the input
+    total: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRate:
+    """Reuse while the changes that the output must have made since it was computed sum up to less than `threshold`.
+
+    EasyCache (arXiv:2507.02860), eq. 6-8: the rate k = |v_a - v_b|_1 / |x_a - x_b|_1 of the last two computed evaluations, a
+    and b, holds until the next; each evaluation adds k |x_t - x_{t-1}|_1 / |v_a|_1. The host's node takes |x_t - x_a| instead
+    and so counts early moves again and again; ours is the paper's, and the authors' code.
+
+    Whatever is missing is unknown, never 0: before two computed evaluations, after another shape, where the input did not
+    move or the output is 0, there is no rate, and it computes. (The host's node takes 0 there, and never computes again.)
+    """
+
+    threshold: float
+    probe: Probe = Probe.LATENT
+
+    def __post_init__(self) -> None:
+        check_limit("OutputRate", "threshold", self.threshold)
+
+    def init(self) -> RateState:
+        return RateState()
+
+    def propose(self, state: RateState, seen: Observation) -> tuple[Verdict, RateState]:
+        known, reason = replace(state, last=kept(seen.probe)), unlike(seen.probe, state.last)
+        if seen.probe is None or state.last is None or reason is not None:
+            return Verdict(False, reason or ""), known
+        if state.rate is None:
+            return Verdict(False, "no rate known yet"), known
+        moved = mean_abs(seen.probe - state.last)
+        if moved == 0.0 or state.size == 0.0:
+            return Verdict(False, f"the rate tells nothing: input moved by {moved:.3g}, output of size {state.size:.3g}"), known
+        total = state.total + state.rate * moved / state.size
+        return below("output change", total, self.threshold), replace(known, total=total)
+
+    def settle(self, state: RateState, seen: Observation, output: Tensor | None) -> RateState:
+        if output is None:
+            return state
+        x = kept(seen.probe)
+        return RateState(x, x, kept(output), mean_abs(output), _rate(state, x, output))
+
+
+def _rate(state: RateState, x: Tensor | None, y: Tensor) -> float | None:
+    """Change of the output for a change of the input since the last computed evaluation; None = unknown."""
+    if x is None or state.x is None or state.y is None or unlike(x, state.x) or unlike(y, state.y):
+        return None
+    moved = mean_abs(x - state.x)
+    rate = mean_abs(y - state.y) / moved if moved > 0.0 else math.inf
+    return rate if math.isfinite(rate) else None
