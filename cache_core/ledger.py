@@ -1,5 +1,6 @@
 """What the cache did, evaluation by evaluation, so that a speed-up is shown and not claimed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, median
@@ -95,8 +96,14 @@ class Ledger:
         keys = ["recipe", "source", "site", "sampler", "steps", "evaluations", "computed", "reused", "seconds"]
         keys += ["seconds_if_computed", "macs", "macs_if_computed", "peak_bytes"]
         plain = {key: getattr(self, key) for key in keys}
-        return plain | {"notes": list(self.notes), "entries": [asdict(entry) for entry in self.entries]}
+        entries = [{key: _finite(value) for key, value in asdict(entry).items()} for entry in self.entries]
+        return plain | {"notes": list(self.notes), "entries": entries}
 
     def __str__(self) -> str:
         reused = f"{self.recipe}: computed {self.computed} of {self.evaluations} evaluations in {self.seconds:.2f} s"
         return f"{reused}, cache {self.peak_bytes / 2**20:.1f} MiB"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for infinity, nor for what is not a number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -21,8 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import codec, judge, text
-from .models import WEIGHTS
-from .models import positions
+from .models import WEIGHTS, positions
 from .world import FRAMES, SIDE, Scene, caption, draw_scene, render
 
 HELD_OUT = 1 << 41  # seed of the prompts, out of reach of the trainings'

@@ -44,8 +44,8 @@ class Plan:
 
 
 PLANS = {
-    "flux": Plan("flux", steps=1350, batch=48, guided_from=0.85),
-    "wan": Plan("wan", steps=960, batch=48, stills=0.5, clips=12),
+    "flux": Plan("flux", steps=1600, batch=48, guided_from=0.72),
+    "wan": Plan("wan", steps=620, batch=48, stills=0.53, clips=12),
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..cache_core import CacheError, Ledger
+from ..cache_core.published import measure
 from .adapters import reports
 from .timeline import draw
 
@@ -43,8 +44,9 @@ class EncoreReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict[str, Any], baseline: dict[str, Any] | None = None) -> io.NodeOutput:
-        run = _ledger(latent, "latent")
-        other = None if baseline is None else _ledger(baseline, "baseline")
+        run, other = _pair(latent, baseline)
+        if other is not None and (run.steps, run.sampler) != (other.steps, other.sampler):
+            run.note(f"The baseline took {other.steps} steps of {other.sampler}, this run {run.steps} of {run.sampler}.")
         content = {
             "run": run.to_dict(),
             "baseline": None if other is None else other.to_dict(),
@@ -79,9 +81,19 @@ def _macs(macs: int | None) -> str:
     return "MACs not counted" if macs is None else f"{macs / 1e12:.3g} T MACs"
 
 
-def _ledger(latent: dict[str, Any], name: str) -> Ledger:
+def _pair(latent: dict[str, Any], baseline: dict[str, Any] | None) -> tuple[Ledger, Ledger | None]:
+    """The ledgers of both latents; where these are equal bit for bit, the run is the one that did not just measure."""
+    runs = _ledgers(latent, "latent")
+    run = next((found for found in runs if found.recipe != measure().name), runs[0])
+    if baseline is None:
+        return run, None
+    others = _ledgers(baseline, "baseline")
+    return run, next((found for found in others if found.recipe != run.recipe), others[0])
+
+
+def _ledgers(latent: dict[str, Any], name: str) -> list[Ledger]:
     found = reports.find(latent["samples"])
-    if found is None:
+    if not found:
         raise CacheError(
             f"No sampling that Encore watched returned the latent at '{name}'. Connect the sampler's own output "
             "(not an upscaled or edited latent, nor 'denoised_output'), and put Encore or Encore Measure before that sampler."

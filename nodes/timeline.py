@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..cache_core import Ledger
 
-WIDTH, MARGIN, LANE, HEAD = 960, 24, 120, 46
+WIDTH, MARGIN, LANE, HEAD = 960, 24, 130, 66
 BACK, INK, FAINT = (24, 26, 31), (232, 234, 237), (110, 116, 128)
-COMPUTED, REUSED, ERROR = (98, 160, 234), (52, 60, 76), (245, 166, 91)
+COMPUTED, REUSED, ERROR = (98, 160, 234), (38, 43, 52), (245, 166, 91)
 
 
 def draw(run: Ledger, baseline: Ledger | None = None) -> Tensor:
@@ -27,11 +27,10 @@ def draw(run: Ledger, baseline: Ledger | None = None) -> Tensor:
 
 
 def _lane(canvas: Any, ledger: Ledger, top: int, tallest: float) -> None:
-    font, small = ImageFont.load_default(20), ImageFont.load_default(14)
+    font, small = ImageFont.load_default(28), ImageFont.load_default(20)
     title = f"{ledger.recipe}   {ledger.seconds:.2f} s   {ledger.computed} of {ledger.evaluations} computed"
     canvas.text((MARGIN, top), title, INK, font)
-    caption = "bars: seconds, empty = forecast; line: forecast error"
-    canvas.text((WIDTH - MARGIN, top + 5), caption, FAINT, small, anchor="ra")
+    canvas.text((MARGIN, top + 34), "bar: time of a computed step; line: forecast error, 1e-5 to 1", FAINT, small)
     foot = top + HEAD + LANE - 18
     each = (WIDTH - 2 * MARGIN) / max(ledger.evaluations, 1)
     for n, entry in enumerate(ledger.entries):

@@ -168,6 +168,13 @@ class TestRun:
         assert found["peak_bytes"] == 2 * 2 * 4
 
 
+def test_numbers_that_json_has_no_word_for_become_null():
+    schedule = Schedule((1.0, 0.5, 0.0))
+    run = Run(measure(), schedule)
+    TestRun.play(run, lambda s: float("nan") if s < 1 else 0.0, schedule)
+    assert run.ledger.to_dict()["entries"][-1]["error"] is None
+
+
 class TestMacs:
     def test_products_and_attention_are_counted(self):
         linear, q = torch.nn.Linear(8, 4), torch.randn(1, 2, 6, 16)

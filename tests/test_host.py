@@ -11,6 +11,7 @@ from comfy.patcher_extension import WrappersMP
 from host_models import BLOCKS, LATENT, BlockCalls, make, prompt, sample
 from pack.cache_core import Site
 from pack.cache_core.published import encore, masked, measure
+from pack.nodes import report
 from pack.nodes.adapters import host, reports
 from pack.nodes.adapters.families import family_of
 
@@ -41,9 +42,7 @@ def site(request):
 
 
 def ledger(latent):
-    found = reports.find(latent)
-    assert found is not None
-    return found
+    return reports.find(latent)[0]
 
 
 class TestNothingIsChanged:
@@ -268,7 +267,17 @@ class TestTheLedger:
         assert found.macs == counted[0] + 2 * BLOCKS["flux"] * 2 * tokens * tokens * width
 
     def test_a_latent_that_nobody_sampled_has_no_ledger(self):
-        assert reports.find(torch.randn(1, 2)) is None
+        assert not reports.find(torch.randn(1, 2))
+
+
+def test_a_report_tells_two_branches_apart_that_returned_the_same_latent(model, family):
+    plain = sample(host.attach(model, measure()), family, steps=3)
+    cached = sample(host.attach(model, encore(2.0, family)), family, steps=3)
+    sample(host.attach(model, measure()), family, steps=3)
+    assert torch.equal(plain, cached)
+    run, baseline = report._pair({"samples": cached}, {"samples": plain})
+    assert (run.recipe, baseline.recipe) == ("Encore 2x", "Encore Measure")
+    assert "too few" in run.notes[0]
 
 
 def test_families_are_told_apart(models):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from host_models import BLOCKS, BlockCalls, make, prompt, sample
 from pack.cache_core import Recipe, RecipeError, Site, Target
 from pack.cache_core.policies import Interval, Mask, Never
@@ -26,6 +25,10 @@ def family(request):
 @pytest.fixture
 def model(models, family):
     return models[family]
+
+
+def newest(latent):
+    return reports.find(latent)[0]
 
 
 def stack(policy, predictor=None, target=Target.RESIDUAL, head=0, tail=0):
@@ -111,14 +114,14 @@ def test_conditions_keep_their_own_residuals(model, family):
 
 
 def test_macs_of_skipped_blocks_are_not_counted(model, family):
-    found = reports.find(sample(host.attach(model, stack(Mask(MASK, 8), head=1)), family))
-    whole = reports.find(sample(host.attach(model, stack(Never(), head=1)), family))
+    found = newest(sample(host.attach(model, stack(Mask(MASK, 8), head=1)), family))
+    whole = newest(sample(host.attach(model, stack(Never(), head=1)), family))
     full = whole.entries[0].macs
     assert {entry.macs for entry in whole.entries} == {full}
     assert {entry.macs for entry in found.entries if entry.computed} == {full}
     (skipped,) = {entry.macs for entry in found.entries if not entry.computed}
     assert 0 < skipped < full
-    again = reports.find(sample(host.attach(model, stack(Interval(2), head=1)), family, seed=2))
+    again = newest(sample(host.attach(model, stack(Interval(2), head=1)), family, seed=2))
     assert {entry.macs for entry in again.entries} == {full, skipped}
 
 

@@ -30,6 +30,14 @@ class Call:
     forecast: Tensor | None = None  # the span's output, if it is skipped
     macs: int = 0  # made before the span
 
+    def begin(self, blocks: Blocks, network: Any, args: BlockArgs, key: BlockKey) -> None:
+        """Keep what the policy wants to see of the first block's arguments."""
+        wanted = self.run.recipe.policy.probe
+        if wanted is Probe.FIRST_BLOCK:
+            self.first = blocks.tokens(args, key).clone()
+        elif wanted is Probe.MODULATED:
+            self.modulated = blocks.modulated(network, args)
+
     def enter(self, tokens: Tensor) -> None:
         """Decide at the span's entry. The forecast is made at once, since the host may write into `tokens`."""
         kept = tokens.clone()
@@ -85,9 +93,7 @@ def patches(blocks: Blocks, network: Any, call: Call, existing: Mapping[BlockKey
 
         def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
             if index == 0:
-                call.first = blocks.tokens(args, key).clone()
-                if call.run.recipe.policy.probe is Probe.MODULATED:
-                    call.modulated = blocks.modulated(network, args)
+                call.begin(blocks, network, args, key)
             if index == entry:
                 call.enter(blocks.tokens(args, key))
             if call.forecast is not None and index >= entry:

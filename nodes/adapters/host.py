@@ -56,6 +56,8 @@ def _sampling(recipe: Recipe, listener: Listener | None) -> Callable[..., Any]:
         finally:
             guider.model_options = before
             run.ledger.settle()
+            if run.ledger.entries and not run.ledger.reused and not isinstance(run.recipe.policy, Never):
+                run.ledger.note(f"Everything was computed: {run.ledger.entries[-1].reason}.")
             if listener is not None:
                 listener(run.ledger)
         reports.publish(latent, run.ledger)

@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ...cache_core import Ledger
 
-KEPT = 64
+KEPT = 64  # latents
+EACH = 4  # ledgers of one latent: where nothing was reused, two branches return the same latent
 
 _lock = threading.Lock()
-_ledgers: OrderedDict[str, Ledger] = OrderedDict()
+_ledgers: OrderedDict[str, deque[Ledger]] = OrderedDict()
 
 
 def digest(latent: Any) -> str:
@@ -29,14 +30,15 @@ def digest(latent: Any) -> str:
 
 def publish(latent: Any, ledger: Ledger) -> None:
     """Keep the ledger of the sampling that returned `latent`; the oldest beyond KEPT are let go of."""
+    key = digest(latent)
     with _lock:
-        _ledgers[key := digest(latent)] = ledger
+        _ledgers.setdefault(key, deque(maxlen=EACH)).appendleft(ledger)
         _ledgers.move_to_end(key)
         while len(_ledgers) > KEPT:
             _ledgers.popitem(last=False)
 
 
-def find(latent: Any) -> Ledger | None:
-    """The ledger of the sampling that returned exactly this latent, or None."""
+def find(latent: Any) -> list[Ledger]:
+    """The ledgers of the samplings that returned exactly this latent, the newest first."""
     with _lock:
-        return _ledgers.get(digest(latent))
+        return list(_ledgers.get(digest(latent), ()))
