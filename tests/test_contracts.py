@@ -1,15 +1,43 @@
 """What every policy, guard, predictor and recipe must satisfy. A new one is covered by adding it to its list."""
 
-import math
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import torch
 from pack.cache_core import Case, History, Observation, Placement, Probe, RecipeError, Run, Schedule, Site, Step
-from pack.cache_core.policies import AtMost, Interval, Mask, Never, Paced, Warmup, Within
-from pack.cache_core.predictors import Hold, Lagrange
+from pack.cache_core.policies import (
+    AccumulatedError,
+    AtMost,
+    Budget,
+    Change,
+    Drift,
+    Embedded,
+    Interval,
+    Magnitude,
+    Mask,
+    Never,
+    OutputRate,
+    Paced,
+    Tail,
+    Warmup,
+    Within,
+)
+from pack.cache_core.predictors import (
+    AdamsBashforth,
+    Axis,
+    Chebyshev,
+    Corrected,
+    Damped,
+    FrequencySplit,
+    Hermite,
+    Hold,
+    Lagrange,
+    Scaled,
+    Taylor,
+    TwoAnchor,
+)
 from pack.cache_core.published import encore, fora, masked, measure
-from pack.cache_core.tables import FLUX_GOLDEN
+from pack.cache_core.tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_MAGNITUDE, WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND
 
 TWELVE = Schedule(tuple(1 - n / 12 for n in range(13)))
 POLICIES = [
@@ -21,8 +49,23 @@ POLICIES = [
     Warmup(Interval(3), 4),
     Within(Interval(3), 0.2, 0.9),
     Within(AtMost(Warmup(Interval(5), 2), 3), 0.1, 0.9),
+    Within(Interval(3), low=0.3, high=0.8),
+    Tail(Interval(3), 2),
+    Budget(Interval(2), 4),
+    Change(0.1),
+    Drift(0.4, polynomial=FLUX_CHANGE.coefficients),
+    Drift(0.2, Probe.FIRST_BLOCK, of="input"),
+    OutputRate(0.2),
+    Magnitude(0.24, (FLUX_MAGNITUDE,)),
+    Magnitude(0.12, (WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND)),
+    Embedded(0.1),
+    Embedded(0.1, 2),
+    AccumulatedError(0.1, 2.0),
 ]
-PREDICTORS = [Hold(), Lagrange(0), Lagrange(1), Lagrange(2), Lagrange(3)]
+PREDICTORS = [Hold(), Lagrange(0), Lagrange(1), Lagrange(2), Lagrange(3), Taylor(1), Taylor(2, Axis.STEP), Hermite(2)]
+PREDICTORS += [Chebyshev(relative=True), AdamsBashforth(2), AdamsBashforth(3), Scaled(FLUX_MAGNITUDE, scale=False), TwoAnchor()]
+PREDICTORS += [FrequencySplit(Hold(), Hermite(2, 0.71)), Damped(Lagrange(1), 0.5), Corrected(Lagrange(1), 0.5)]
+RESIZING = [Chebyshev(), Scaled(FLUX_MAGNITUDE)]  # a constant is made smaller by publication, or larger on purpose
 RECIPES = [encore(), encore(1.0), encore(4.0, "wan", Site.COND), measure(), fora(3, 2), masked(frozenset({0, 5}), 12)]
 WRONG = [
     lambda: Interval(0),
@@ -34,7 +77,33 @@ WRONG = [
     lambda: AtMost(Interval(2), -1),
     lambda: Warmup(Interval(2), -1),
     lambda: Within(Interval(2), 0.8, 0.2),
+    lambda: Within(Interval(2), low=0.8, high=0.2),
+    lambda: Tail(Interval(2), -1),
+    lambda: Budget(Interval(2), 0),
+    lambda: Change(-0.1),
+    lambda: Change(float("nan")),
+    lambda: Drift(-0.1),
+    lambda: Drift(0.1, polynomial=()),
+    lambda: Drift(0.1, polynomial=(1.0, float("nan"))),
+    lambda: OutputRate(float("nan")),
+    lambda: Magnitude(0.1, ()),
+    lambda: Magnitude(-1.0, (FLUX_MAGNITUDE,)),
+    lambda: replace(FLUX_MAGNITUDE, ratios=(1.0, 0.0)),
+    lambda: Embedded(-0.1),
+    lambda: Embedded(0.1, 0),
+    lambda: AccumulatedError(0.1, 0.0),
+    lambda: AccumulatedError(float("nan")),
     lambda: Lagrange(9),
+    lambda: Taylor(-1),
+    lambda: Hermite(2, 0.0),
+    lambda: AdamsBashforth(0),
+    lambda: Chebyshev(ridge=0.0),
+    lambda: Chebyshev(axis=Axis.STEP),
+    lambda: TwoAnchor((1.5, 1.0)),
+    lambda: FrequencySplit(Hold(), Hold(), 1.5),
+    lambda: Damped(Lagrange(1), 1.5),
+    lambda: Damped(TwoAnchor(), 0.5),
+    lambda: Corrected(Hold(), float("nan")),
 ]
 
 
@@ -83,24 +152,38 @@ class TestPolicy:
         assert isinstance(policy.probe, Probe)
 
 
+def filled(predictor, features, times=(1.0, 0.9, 0.7, 0.65)):
+    """A history of `features`, and a look at the run after them, with a probe for whoever wants one."""
+    history = History(predictor.depth, Placement())
+    for time, feature in zip(times, features, strict=False):
+        history.push(time, feature, torch.randn(2, 7))
+    return history, Observation(Step(TWELVE, 0.5, 6), torch.randn(2, 7), 0, len(features))
+
+
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=str)
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_constant_is_kept(predictor, count):
+    constant = torch.randn(2, 5, 3)
+    history, seen = filled(predictor, [constant] * count)
+    torch.testing.assert_close(predictor.predict(history, seen, constant), constant)
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS + RESIZING, ids=str)
 class TestPredictor:
-    @pytest.mark.parametrize("count", [1, 2, 3, 4])
-    def test_constant_is_kept(self, predictor, count):
-        times = [1.0, 0.9, 0.7, 0.65][: min(count, predictor.depth)]
-        assert math.isclose(sum(predictor.weights(times, 0.5)), 1.0, abs_tol=1e-9)
+    def test_settings_are_frozen(self, predictor):
+        with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
+            setattr(predictor, next((field.name for field in fields(predictor)), "depth"), None)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_shape_dtype_and_no_aliasing(self, predictor, dtype):
-        history = History(predictor.depth, Placement())
         features = [torch.randn(2, 5, 3, dtype=dtype) for _ in range(4)]
-        kept = [feature.clone() for feature in features]
-        for time, feature in zip([1.0, 0.9, 0.7, 0.65], features, strict=True):
-            history.push(time, feature)
-        out = predictor.predict(history, Observation(Step(TWELVE, 0.5, 4), features[0], 0, 4), features[0])
+        history, seen = filled(predictor, features)
+        given = [*features, seen.probe, *(probe for probe in history.probes if probe is not None), *history.features]
+        kept = [tensor.clone() for tensor in given]
+        out = predictor.predict(history, seen, features[0])
         assert (out.shape, out.dtype) == (features[0].shape, dtype)
         out.fill_(7.0)
-        assert all(torch.equal(a, b) for a, b in zip(features, kept, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(given, kept, strict=True))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

@@ -9,11 +9,12 @@ from pack.cache_core import History, Observation, Placement, RecipeError, Schedu
 from pack.cache_core.predictors import AdamsBashforth, Chebyshev, Corrected, Damped, Hermite, Hold, Lagrange, Scaled, Taylor, TwoAnchor
 from pack.cache_core.predictors.axis import Axis, position
 from pack.cache_core.predictors.bands import FrequencySplit, low_pass
+from pack.cache_core.tables.curves import Curve
 
 STEPS = 20
 EVEN = Schedule(tuple(1 - n / STEPS for n in range(STEPS + 1)))
 SHIFTED = Schedule(tuple(3 * s / (1 + 2 * s) for s in EVEN.sigmas))  # a flow model's schedule, time shift 3
-GAMMA = tuple(1.0 + 0.01 * math.sin(n) - 0.002 * n for n in range(STEPS))
+GAMMA = Curve("test", "none", "none", 3.0, tuple(1.0 + 0.1 * math.sin(n) - 0.02 * n for n in range(STEPS)), 0.1, 2, 0.2)
 COMPUTED = [0, 1, 2, 5, 6, 9]  # steps, unevenly spread; step 11 is forecast
 NOW = 11
 SPLIT = FrequencySplit(Hold(), Hermite(2, 0.71), 0.3)
@@ -96,8 +97,7 @@ class TestPolynomials:
 
     def test_taylor_is_exact_on_lines_and_not_on_parabolas(self):
         lines, parabolas = ([torch.tensor([[float(n) ** d]]) for n in COMPUTED] for d in (1, 2))
-        assert forecast(Taylor(1, Axis.STEP), lines).item() == pytest.approx(NOW)
-        assert forecast(Taylor(2, Axis.STEP), lines).item() == pytest.approx(NOW)
+        assert [forecast(Taylor(order, Axis.STEP), lines).item() for order in (1, 2)] == pytest.approx([NOW, NOW])
         assert forecast(Taylor(2, Axis.STEP), parabolas).item() != pytest.approx(NOW**2, rel=1e-2)
         assert forecast(Taylor(2, Axis.SIGMA), lines).item() != pytest.approx(NOW, rel=1e-2), "steps are no line over sigma"
 
@@ -183,15 +183,17 @@ class TestResiduals:
     def test_scaled_is_the_product_of_gamma_over_the_skipped_steps(self, features):
         expected = features[-1]
         for n in range(COMPUTED[-1] + 1, NOW + 1):
-            expected = GAMMA[n] * expected
+            expected = GAMMA.ratios[n] * expected
         torch.testing.assert_close(forecast(Scaled(GAMMA), features), expected)
         torch.testing.assert_close(forecast(Scaled(GAMMA, scale=False), features), features[-1])
 
-    def test_on_another_schedule_it_comes_to_the_same_size_in_fewer_steps(self):
-        short = Schedule(tuple(1 - n / 10 for n in range(11)))
-        curve = GAMMA[:19]  # 18 ratios over the 9 steps of `short`: two for each
-        sizes = [forecast(Scaled(curve), [torch.ones(1, 1)], short, [n - 1], n).item() for n in range(1, 10)]
-        assert sizes == pytest.approx([curve[2 * n - 1] * curve[2 * n] for n in range(1, 10)])
+    @pytest.mark.parametrize("first", [0, 3])
+    def test_on_another_schedule_it_comes_to_the_same_size_in_other_steps(self, first):
+        every_third = Schedule(tuple((SHIFTED.sigmas[n] + SHIFTED.sigmas[n + 1]) / 2 for n in range(first, STEPS, 3)))
+        sizes = [forecast(Scaled(GAMMA), [torch.ones(1)], every_third, [n - 1], n).item() for n in range(1, every_third.total)]
+        logs = np.append(0.0, np.cumsum(np.log(GAMMA.ratios[1:])))
+        time = np.array([sigma / (3 - 2 * sigma) for sigma in every_third.sigmas[:-1]])  # of shift 3
+        assert sizes == pytest.approx(np.exp(np.diff(np.interp(STEPS * (1 - time), range(STEPS), logs))))
 
     @pytest.mark.parametrize("clip", [None, (1.0, 1.5), (0.0, 0.4)])
     def test_two_anchor_goes_as_far_as_the_probe_has_gone(self, features, clip):
@@ -241,15 +243,13 @@ class TestFrequencySplit:
         torch.testing.assert_close(low_pass(low, cutoff), low)
         assert (low * (x - low)).sum().item() == pytest.approx(0.0, abs=1e-9)
         assert torch.allclose(low, x) == (cutoff == 1.0)
-        still = torch.ones(shape, dtype=torch.float64)
-        torch.testing.assert_close(low_pass(still, cutoff), still)
+        torch.testing.assert_close(low_pass(torch.ones_like(x), cutoff), torch.ones_like(x))
 
 
 class TestCorrectors:
     @schedules
     def test_damped_goes_part_of_the_way(self, features, schedule):
-        whole = forecast(Lagrange(1), features, schedule)
-        damped = forecast(Damped(Lagrange(1), 0.3), features, schedule)
+        whole, damped = (forecast(predictor, features, schedule) for predictor in (Lagrange(1), Damped(Lagrange(1), 0.3)))
         torch.testing.assert_close(damped, features[-1] + 0.3 * (whole - features[-1]))
 
     @schedules
