@@ -29,22 +29,22 @@ def furnish(home: Path, comfyui: Path) -> None:
     for name in ("custom_nodes", "input", "models", "output", "temp", "user"):
         (home / name).mkdir(parents=True, exist_ok=True)
     _unlink_pack(home)
-    _link(home / "custom_nodes" / PACK, ROOT)
+    link(home / "custom_nodes" / PACK, ROOT)
     models = {folder.name: str(folder) for folder in (comfyui / "models").glob("*") if folder.is_dir()}
     (home / MODEL_PATHS).write_text(json.dumps({"comfyui": models}))  # JSON is YAML too; the pack itself names the demo models' folder
 
 
-def _link(link: Path, target: Path) -> None:
+def link(place: Path, target: Path) -> None:
     """A symbolic link to a folder, or what Windows allows to everybody: a junction."""
     try:
-        link.symlink_to(target, target_is_directory=True)
+        place.symlink_to(target, target_is_directory=True)
     except OSError as error:
         if (
             os.name == "nt"
-            and subprocess.run(["cmd", "/c", "mklink", "/J", link, target], capture_output=True, check=False).returncode == 0
+            and subprocess.run(["cmd", "/c", "mklink", "/J", place, target], capture_output=True, check=False).returncode == 0
         ):
             return
-        raise LaunchError(f"{link} cannot be made a link to {target}: {error}. Use a file system with links") from error
+        raise LaunchError(f"{place} cannot be made a link to {target}: {error}. Use a file system with links") from error
 
 
 def _unlink_pack(home: Path) -> None:
