@@ -1,9 +1,30 @@
-"""Methods as recipes. Read this file to see how they differ."""
+"""Published methods, and ours, each as the recipe it amounts to. Read this file to see how they differ."""
 
-from .policies import Interval, Mask, Never, Paced, Warmup
-from .predictors import Hold, Lagrange
-from .recipe import Recipe, Site
-from .tables import FLUX_GOLDEN, WAN_GOLDEN
+from typing import Any
+
+from .policies import (
+    AccumulatedError,
+    AtMost,
+    Change,
+    Drift,
+    Embedded,
+    Interval,
+    Magnitude,
+    Mask,
+    Never,
+    OutputRate,
+    Paced,
+    Policy,
+    Tail,
+    Warmup,
+    Within,
+)
+from .predictors import Chebyshev, FrequencySplit, Hermite, Hold, Lagrange, Taylor, TwoAnchor
+from .recipe import Recipe, Site, Target
+from .tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_LEMICA, FLUX_MAGNITUDE, WAN_GOLDEN, WAN_LEMICA, Curve, Polynomial
+from .types import Probe
+
+RESIDUAL, STACK = Target.RESIDUAL, Site.STACK
 
 
 def encore(speed: float = 2.0, family: str = "flux", site: Site = Site.GUIDED) -> Recipe:
@@ -20,11 +41,88 @@ def measure() -> Recipe:
     return Recipe(Never("measuring"), Lagrange(1), name="Encore Measure")
 
 
-def fora(every: int = 3, warmup: int = 0) -> Recipe:
-    """FORA's interval on the whole output: one evaluation in `every`, the last result in between."""
-    return Recipe(Warmup(Interval(every), warmup), Hold(), name=f"interval {every}", source="arXiv:2407.01425")
-
-
 def masked(computed: frozenset[int], total: int, order: int = 1, site: Site = Site.GUIDED) -> Recipe:
     """A mask of one's own with a Lagrange forecast."""
     return Recipe(Mask(computed, total), Lagrange(order), site, name=f"mask {len(computed)} of {total}")
+
+
+def embedded(tolerance: float = 0.05, site: Site = Site.GUIDED) -> Recipe:
+    """Ours: reuse while forecasts of order 1 and 2 agree, as an ODE solver's embedded pair judges a step."""
+    return Recipe(Embedded(tolerance), Lagrange(1), site, name="embedded pair")
+
+
+def examined(tolerance: float = 0.05, site: Site = Site.GUIDED) -> Recipe:
+    """Ours: reuse while the error that the exams at computed evaluations foretell stays small (closed loop)."""
+    return Recipe(AccumulatedError(tolerance), Lagrange(1), site, name="closed loop")
+
+
+def fora(every: int = 3, warmup: int = 0) -> Recipe:
+    """FORA's interval, on the whole output: one evaluation in `every`, the last result in between."""
+    return Recipe(Warmup(Interval(every), warmup), Hold(), name=f"interval {every}", source="arXiv:2407.01425")
+
+
+def teacache(threshold: float = 0.4, table: Polynomial = FLUX_CHANGE) -> Recipe:
+    """TeaCache: summed change of the modulated input, rescaled by a polynomial fitted on the model."""
+    drift = Drift(threshold, polynomial=table.coefficients)
+    return Recipe(Tail(Warmup(drift, table.first), table.last), Hold(), STACK, RESIDUAL, name="TeaCache", source=table.source)
+
+
+def magcache(threshold: float = 0.24, longest: int = 5, retained: float = 0.1, curves: tuple[Curve, ...] = (FLUX_MAGNITUDE,)) -> Recipe:
+    """MagCache: error foretold from a curve of residual sizes; the first fraction `retained` is computed."""
+    policy = Within(AtMost(Magnitude(threshold, curves), longest), retained, 1.0)
+    return Recipe(policy, Hold(), STACK, RESIDUAL, name="MagCache", source=curves[0].source)
+
+
+def easycache(threshold: float = 0.2, start: float = 0.15, end: float = 0.95) -> Recipe:
+    """EasyCache: output change estimated from the latent's change; output minus input is kept."""
+    policy = Within(OutputRate(threshold), start, end)
+    return Recipe(policy, Hold(), Site.COND, RESIDUAL, name="EasyCache", source="arXiv:2507.02860")
+
+
+def first_block_cache(threshold: float = 0.12, start: float = 0.0, end: float = 1.0, longest: int = -1) -> Recipe:
+    """First-Block Cache: change of the first block's residual since the last computed evaluation; `longest` -1 is no limit."""
+    policy: Policy[Any] = Within(Change(threshold), start, end)
+    policy = policy if longest < 0 else AtMost(policy, longest)
+    return Recipe(policy, Hold(), STACK, RESIDUAL, name="First-Block Cache", source="github.com/chengzeyi/Comfy-WaveSpeed", head=1)
+
+
+def dbcache(threshold: float = 0.08, front: int = 8, back: int = 0, warmup: int = 8, longest: int = -1) -> Recipe:
+    """DBCache: the first `front` blocks always run and are the probe, the last `back` always run too."""
+    policy: Policy[Any] = Warmup(Change(threshold), warmup)
+    policy = policy if longest < 0 else AtMost(policy, longest)
+    return Recipe(policy, Hold(), STACK, RESIDUAL, name="DBCache", source="github.com/vipshop/cache-dit", head=front, tail=back)
+
+
+def dicache(threshold: float = 0.4) -> Recipe:
+    """DiCache: summed change of the tokens after the first block; the residual moves between the last two anchors."""
+    drift = Drift(threshold, Probe.FIRST_BLOCK, of="input")
+    return Recipe(drift, TwoAnchor(), STACK, RESIDUAL, name="DiCache", source="arXiv:2508.17356", head=1)
+
+
+def taylorseer(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
+    """TaylorSeer-Lite: an interval, and the Taylor series of the last features; one tensor instead of one a module."""
+    policy = Warmup(Interval(every), warmup)
+    return Recipe(policy, Taylor(order), STACK, name="TaylorSeer-Lite", source="arXiv:2503.06923")
+
+
+def hicache(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
+    """HiCache: TaylorSeer with scaled Hermite polynomials in place of powers."""
+    return Recipe(Warmup(Interval(every), warmup), Hermite(order), STACK, name="HiCache", source="arXiv:2508.16984")
+
+
+def freqca(every: int = 5, warmup: int = 3) -> Recipe:
+    """FreqCa: low frequencies held, high ones forecast by Hermite polynomials, of the residual of all blocks."""
+    predictor = FrequencySplit(Hold(), Hermite(2))
+    return Recipe(Warmup(Interval(every), warmup), predictor, STACK, RESIDUAL, name="FreqCa", source="arXiv:2510.08669")
+
+
+def spectrum(every: int = 3, warmup: int = 5, tail: int = 3) -> Recipe:
+    """Spectrum: ridge fit of a Chebyshev series to all features so far. The interval is fixed here, not growing."""
+    policy = Tail(Warmup(Interval(every), warmup), tail)
+    return Recipe(policy, Chebyshev(), STACK, name="Spectrum", source="arXiv:2603.01623")
+
+
+def lemica(speed: float = 2.0, family: str = "flux") -> Recipe:
+    """LeMiCa: a mask of the least global error, and the last residual."""
+    masks = WAN_LEMICA if family == "wan" else FLUX_LEMICA
+    return Recipe(Paced(speed, masks), Hold(), STACK, RESIDUAL, name="LeMiCa", source=masks[0].source)

@@ -36,8 +36,9 @@ from pack.cache_core.predictors import (
     Taylor,
     TwoAnchor,
 )
-from pack.cache_core.published import encore, fora, masked, measure
+from pack.cache_core.published import encore, masked, measure
 from pack.cache_core.tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_MAGNITUDE, WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND
+from recipes import published_methods
 
 TWELVE = Schedule(tuple(1 - n / 12 for n in range(13)))
 POLICIES = [
@@ -66,7 +67,14 @@ PREDICTORS = [Hold(), Lagrange(0), Lagrange(1), Lagrange(2), Lagrange(3), Taylor
 PREDICTORS += [Chebyshev(relative=True), AdamsBashforth(2), AdamsBashforth(3), Scaled(FLUX_MAGNITUDE, scale=False), TwoAnchor()]
 PREDICTORS += [FrequencySplit(Hold(), Hermite(2, 0.71)), Damped(Lagrange(1), 0.5), Corrected(Lagrange(1), 0.5)]
 RESIZING = [Chebyshev(), Scaled(FLUX_MAGNITUDE)]  # a constant is made smaller by publication, or larger on purpose
-RECIPES = [encore(), encore(1.0), encore(4.0, "wan", Site.COND), measure(), fora(3, 2), masked(frozenset({0, 5}), 12)]
+RECIPES = [
+    encore(),
+    encore(1.0),
+    encore(4.0, "wan", Site.COND),
+    measure(),
+    masked(frozenset({0, 5}), 12),
+    *published_methods(),
+]
 WRONG = [
     lambda: Interval(0),
     lambda: Mask(frozenset({1, 2}), 12),

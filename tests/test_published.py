@@ -1,0 +1,35 @@
+"""Every published method on real networks, through the host's own sampler."""
+
+import pytest
+import torch
+from host_models import make, sample
+from pack.cache_core.policies import Never
+from pack.nodes.adapters import host, reports
+from recipes import published_methods
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {family: make(family) for family in ("flux", "wan")}
+
+
+@pytest.mark.parametrize("family", ["flux", "wan"])
+@pytest.mark.parametrize("recipe", published_methods(), ids=lambda recipe: recipe.name)
+def test_a_method_samples_repeats_itself_and_accounts_for_every_evaluation(models, family, recipe):
+    cached = host.attach(models[family], recipe)
+    latent = sample(cached, family, cfg=3.0, steps=10)
+    found = reports.find(latent)[0]
+    assert torch.isfinite(latent).all()
+    assert found.computed + found.reused == found.evaluations == 10
+    assert all(entry.reason for entry in found.entries)
+    assert torch.equal(latent, sample(cached, family, cfg=3.0, steps=10))
+
+
+@pytest.mark.parametrize("recipe", published_methods(), ids=lambda recipe: recipe.name)
+def test_a_method_that_never_reuses_is_bit_identical_to_no_node(models, recipe):
+    from dataclasses import replace
+
+    idle = replace(recipe, policy=Never())
+    assert torch.equal(sample(models["flux"], "flux", cfg=3.0), sample(host.attach(models["flux"], idle), "flux", cfg=3.0))
