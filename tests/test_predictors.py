@@ -180,12 +180,11 @@ class TestChebyshev:
 
 
 class TestResiduals:
-    def test_scaled_is_the_product_of_gamma_over_the_skipped_steps(self, features):
-        expected = features[-1]
-        for n in range(COMPUTED[-1] + 1, NOW + 1):
-            expected = GAMMA.ratios[n] * expected
-        torch.testing.assert_close(forecast(Scaled(GAMMA), features), expected)
-        torch.testing.assert_close(forecast(Scaled(GAMMA, scale=False), features), features[-1])
+    @pytest.mark.parametrize("now", [NOW, STEPS - 1])
+    def test_scaled_is_the_product_of_gamma_over_the_skipped_steps(self, features, now):
+        gamma = math.prod(GAMMA.ratios[step] for step in range(COMPUTED[-1] + 1, now + 1))
+        torch.testing.assert_close(forecast(Scaled(GAMMA), features, now=now), gamma * features[-1])
+        torch.testing.assert_close(forecast(Scaled(GAMMA, scale=False), features, now=now), features[-1])
 
     @pytest.mark.parametrize("first", [0, 3])
     def test_on_another_schedule_it_comes_to_the_same_size_in_other_steps(self, first):
