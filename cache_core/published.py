@@ -19,7 +19,7 @@ from .policies import (
     Warmup,
     Within,
 )
-from .predictors import Chebyshev, FrequencySplit, Hermite, Hold, Lagrange, Taylor, TwoAnchor
+from .predictors import Axis, Chebyshev, FrequencySplit, Hermite, Hold, Lagrange, Taylor, TwoAnchor
 from .recipe import Recipe, Site, Target
 from .tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_LEMICA, FLUX_MAGNITUDE, WAN_GOLDEN, WAN_LEMICA, Curve, Polynomial
 from .types import Probe
@@ -102,7 +102,7 @@ def dicache(threshold: float = 0.4) -> Recipe:
 def taylorseer(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
     """TaylorSeer-Lite: an interval, and the Taylor series of the last features; one tensor instead of one a module."""
     policy = Warmup(Interval(every), warmup)
-    return Recipe(policy, Taylor(order), STACK, name="TaylorSeer-Lite", source="arXiv:2503.06923")
+    return Recipe(policy, Taylor(order, Axis.STEP), STACK, name="TaylorSeer-Lite", source="arXiv:2503.06923")
 
 
 def hicache(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
@@ -112,7 +112,7 @@ def hicache(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
 
 def freqca(every: int = 5, warmup: int = 3) -> Recipe:
     """FreqCa: low frequencies held, high ones forecast by Hermite polynomials, of the residual of all blocks."""
-    predictor = FrequencySplit(Hold(), Hermite(2))
+    predictor = FrequencySplit(Hold(), Hermite(2, 0.71))
     return Recipe(Warmup(Interval(every), warmup), predictor, STACK, RESIDUAL, name="FreqCa", source="arXiv:2510.08669")
 
 

@@ -59,6 +59,11 @@ class Recipe:
             )
         if probe is Probe.FIRST_BLOCK and self.head < 1:
             raise RecipeError(f"{self.name}: the policy looks at the {probe.value}, and head is {self.head}. Use head 1 or more.")
+        if self.predictor.keeps_probes and probe is not Probe.FIRST_BLOCK:
+            raise RecipeError(
+                f"{self.name}: the predictor compares first-block residuals, but the policy looks at {probe.value}. "
+                "Use a policy whose probe is the first-block residual, or another predictor."
+            )
         if min(self.head, self.tail) < 0 or (max(self.head, self.tail) > 0 and not inside):
             raise RecipeError(
                 f"{self.name}: head {self.head} and tail {self.tail} count blocks that always run, from 0, at the site stack; "

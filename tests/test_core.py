@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from pack.cache_core import CacheError, Case, History, Placement, ProtocolError, RecipeError, Run, Schedule
+from pack.cache_core import CacheError, Case, History, Placement, ProtocolError, Recipe, RecipeError, Run, Schedule, Site
 from pack.cache_core.macs import Meter, form
 from pack.cache_core.masks import FEWEST, budget, nearest, rescale
+from pack.cache_core.policies import Change, Never
+from pack.cache_core.predictors import Hold, TwoAnchor
 from pack.cache_core.published import encore, masked, measure
 from pack.cache_core.tables import FLUX_GOLDEN, FLUX_LEMICA, WAN_GOLDEN, WAN_LEMICA
 
@@ -64,6 +66,22 @@ class TestMasks:
         assert [len(mask.computed) for mask in WAN_LEMICA] == [25, 20, 17, 14]
         assert [len(mask.computed) for mask in FLUX_GOLDEN] == [21, 21, 21, 13, 13, 9]
         assert [len(mask.computed) for mask in WAN_GOLDEN] == [21, 21, 21, 13, 13]
+
+
+class TestRecipe:
+    @pytest.mark.parametrize(
+        ("parts", "found"),
+        [
+            ({"policy": Change(0.1), "predictor": Hold()}, "only exists inside the network"),
+            ({"policy": Change(0.1), "predictor": Hold(), "site": Site.STACK}, "head is 0"),
+            ({"policy": Never(), "predictor": Hold(), "head": 1}, "site stack"),
+            ({"policy": Never(), "predictor": Hold(), "site": Site.STACK, "tail": -1}, "from 0"),
+            ({"policy": Never(), "predictor": TwoAnchor(), "site": Site.STACK}, "first-block residual"),
+        ],
+    )
+    def test_parts_that_do_not_fit_are_refused_with_the_fix(self, parts, found):
+        with pytest.raises(RecipeError, match=found):
+            Recipe(**parts)
 
 
 class TestHistory:
