@@ -1,12 +1,11 @@
-"""Multiply-accumulates of calls really made: counted by PyTorch once for each form of call, then added up."""
+"""Multiply-accumulates of calls really made: counted once for each form of call, then added up."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 T = TypeVar("T")
 
@@ -27,28 +26,47 @@ def is_compiled(module: nn.Module) -> bool:
     return any(hasattr(part, "_orig_mod") or getattr(part, "_compiled_call_impl", None) is not None for part in module.modules())
 
 
-def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Operations, two a multiply-accumulate, of softmax(q k') v for shapes [B, H, L, D]."""
-    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+class Counter:
+    """Counts a network's MACs while it is entered, by hooks on its linear and convolution layers; `attention` adds its own.
 
+    Hooks look on and change nothing. (A dispatch mode such as PyTorch's FlopCounterMode sees every operation, but some
+    compute themselves in another way beneath one, and their last bits differ.)
+    """
 
-# PyTorch's counter knows the attention kernels of CUDA only.
-KERNELS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    def __init__(self, network: nn.Module) -> None:
+        self.macs = 0
+        self._network = network
+        self._hooks: list[RemovableHandle] = []
 
+    def __enter__(self) -> "Counter":
+        layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        parts = [part for part in self._network.modules() if isinstance(part, layers)]
+        self._hooks = [part.register_forward_hook(self._layer) for part in parts]
+        return self
 
-def counter() -> FlopCounterMode:
-    """Counts the operations of matrix products, convolutions and attention, two a MAC, while it is entered."""
-    return FlopCounterMode(display=False, custom_mapping=KERNELS)
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _layer(self, module: nn.Module, _: Any, out: Tensor) -> None:
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        self.macs += out.numel() * weight[0].numel()
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """Count softmax(q k') v of shapes [..., L, D]; with the heads side by side in D the count is the same."""
+        self.macs += math.prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
 
 
 class Meter:
     """Counts a network's calls once for each form of call, and remembers. A span inside may be skipped: it is taken off."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
         self._totals: dict[Hashable, int] = {}
         self._spans: dict[tuple[Hashable, Hashable], int] = {}
         self._key: Hashable = None
-        self._counter: FlopCounterMode | None = None
+        self._counter: Counter | None = None
         self._skipped: list[Hashable] = []
 
     def through(self, call: Callable[[], T], key: Hashable) -> tuple[T, int]:
@@ -58,7 +76,7 @@ class Meter:
             result = call()
             return result, self._totals[key] - sum(self._spans.get((key, span), 0) for span in self._skipped)
         try:
-            with counter() as self._counter:
+            with Counter(self._network) as self._counter:
                 result = call()
             made = self.so_far
         finally:
@@ -67,10 +85,19 @@ class Meter:
             self._totals[key] = made
         return result, made
 
+    def knows(self, key: Hashable) -> bool:
+        """Whether calls of this form have been counted."""
+        return key in self._totals
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """Say that the call under way made an attention, shapes [..., L, D]."""
+        if self._counter is not None:
+            self._counter.attention(q, k, v)
+
     @property
     def so_far(self) -> int:
         """MACs of the call under way up to here, while it is being counted; otherwise 0."""
-        return self._counter.get_total_flops() // 2 if self._counter is not None else 0
+        return self._counter.macs if self._counter is not None else 0
 
     def skip(self, span: Hashable) -> None:
         """Say that the call under way leaves out `span`."""

@@ -45,7 +45,7 @@ class Plan:
 
 PLANS = {
     "flux": Plan("flux", steps=1600, batch=48, guided_from=0.72),
-    "wan": Plan("wan", steps=620, batch=48, stills=0.53, clips=12),
+    "wan": Plan("wan", steps=2400, batch=48, stills=0.75, clips=12),
 }
 
 

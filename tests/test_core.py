@@ -194,21 +194,25 @@ def test_numbers_that_json_has_no_word_for_become_null():
 
 
 class TestMacs:
-    def test_products_and_attention_are_counted(self):
+    def test_layers_and_attention_are_counted(self):
         linear, q = torch.nn.Linear(8, 4), torch.randn(1, 2, 6, 16)
-        meter = Meter()
+        convolution = torch.nn.Conv2d(3, 5, 2)
+        meter = Meter(torch.nn.ModuleList([linear, convolution]))
         assert meter.through(lambda: linear(torch.zeros(3, 8)), "linear")[1] == 3 * 8 * 4
-        attention = meter.through(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q), "attention")[1]
-        assert attention == 2 * (2 * 6 * 6 * 16)
+        assert meter.through(lambda: convolution(torch.zeros(1, 3, 4, 4)), "convolution")[1] == 5 * 3 * 3 * (3 * 2 * 2)
+        assert meter.through(lambda: meter.attention(q, q, q), "attention")[1] == 2 * (2 * 6 * 6 * 16)
+        assert not linear._forward_hooks
 
     def test_a_form_is_counted_once_and_remembered(self):
-        meter, linear = Meter(), torch.nn.Linear(8, 4)
+        linear = torch.nn.Linear(8, 4)
+        meter = Meter(linear)
         for rows in (3, 3, 5):
             x = torch.zeros(rows, 8)
             assert meter.through(lambda x=x: linear(x), form([x]))[1] == rows * 32
 
     def test_a_span_that_is_skipped_is_taken_off_and_a_partial_call_is_not_taken_for_a_whole_one(self):
-        meter, linear = Meter(), torch.nn.Linear(8, 4)
+        linear = torch.nn.Linear(8, 4)
+        meter = Meter(linear)
 
         def call(skip):
             linear(torch.zeros(1, 8))

@@ -1,8 +1,10 @@
 """Attaches a recipe to a ComfyUI model by means of its wrappers, and ends every run with the sampling it was made for."""
 
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import comfy.model_patcher
@@ -19,7 +21,7 @@ from .families import blocks_of
 
 Listener = Callable[[Ledger], None]
 
-_meters: "WeakKeyDictionary[nn.Module, Meter]" = WeakKeyDictionary()
+_meters: "WeakKeyDictionary[nn.Module, Meter]" = WeakKeyDictionary()  # each keeps its network by a weak reference
 
 
 def attach(model: Any, recipe: Recipe, listener: Listener | None = None) -> Any:
@@ -154,7 +156,9 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     named = {key: value for key, value in kwargs.items() if value is not passed}
     recipe = run.recipe
     key = (form(plain), form(named), options.replaced_blocks(passed), recipe.site, recipe.head, recipe.tail)
-    result, macs = _meter(network).through(lambda: executor(*args, **kwargs), key)
+    meter = _meter(network)
+    with nullcontext() if meter.knows(key) else options.watched_attention(passed, meter.attention):
+        result, macs = meter.through(lambda: executor(*args, **kwargs), key)
     run.macs += macs
     return result
 
@@ -169,4 +173,4 @@ def _blocks(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _meter(network: nn.Module) -> Meter:
-    return _meters.setdefault(network, Meter())
+    return _meters.setdefault(network, Meter(cast(nn.Module, weakref.proxy(network))))

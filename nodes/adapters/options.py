@@ -1,6 +1,7 @@
 """Reads what ComfyUI passes along while it samples. The only file that knows its keys."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ...cache_core import Run
@@ -55,6 +56,26 @@ def conditions(transformer_options: Options, run: Run) -> list[Any]:
 def rival(transformer_options: Options) -> str | None:
     """Another cache on the same model, by name."""
     return next((key for key in RIVALS if key in transformer_options), None)
+
+
+@contextmanager
+def watched_attention(transformer_options: Options, watch: Callable[[Any, Any, Any], None]) -> Iterator[None]:
+    """Shows `watch` the queries, keys and values of every attention of this call; an override that is there still acts."""
+    name = "optimized_attention_override"
+    inner = transformer_options.get(name)
+
+    def override(attend: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        watch(*args[:3])
+        return attend(*args, **kwargs) if inner is None else inner(attend, *args, **kwargs)
+
+    assert isinstance(transformer_options, dict)
+    transformer_options[name] = override
+    try:
+        yield
+    finally:
+        transformer_options.pop(name)
+        if inner is not None:
+            transformer_options[name] = inner
 
 
 def is_compiled(transformer_options: Options) -> bool:
