@@ -1,6 +1,7 @@
 """Guards, budgets, and policies at the edges of what they are shown."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from pack.cache_core.tables import FLUX_MAGNITUDE
 from policy_runs import flow, play, walk
 
 SHOWN = [Change(0.3), Drift(0.9), Drift(0.9, Probe.FIRST_BLOCK, of="input"), OutputRate(0.5)]
+TIGHT = [Change(0.05), Drift(0.1), Drift(0.1, Probe.FIRST_BLOCK, of="input"), OutputRate(0.1)]
 EVERY = [
     Never(),
     Interval(3),
@@ -82,7 +84,7 @@ class TestEdges:
         zero = torch.zeros(1, 4)
         assert play(policy, [(zero, zero, zero)] * 8)[0] == "C" * 8
 
-    @pytest.mark.parametrize("policy", SHOWN, ids=str)
+    @pytest.mark.parametrize("policy", TIGHT, ids=str)
     def test_what_was_shown_may_be_written_into_afterwards(self, policy):
         steps, buffer, trace = walk("random", 12), torch.zeros(1, 6, 4, dtype=torch.float64), ""
         state, age, computed = policy.init(), 0, 0
@@ -95,7 +97,8 @@ class TestEdges:
             trace += "r" if verdict.reuse else "C"
             out.zero_()
         assert trace == play(policy, [(x, x, y) for x, _, y in steps])[0]
-        assert {"r", "C"} == set(trace)
+        assert trace.count("C") > 2
+        assert "r" in trace
 
     @pytest.mark.parametrize("policy", [*SHOWN, Embedded(0.05), AccumulatedError(0.05)], ids=str)
     def test_the_order_of_the_batch_rows_does_not_matter(self, policy):
@@ -113,8 +116,19 @@ class TestEdges:
         zero = [Change(0.0), Drift(0.0), OutputRate(0.0), Embedded(0.0), AccumulatedError(0.0), Magnitude(0.0, (FLUX_MAGNITUDE,))]
         assert {play(policy, steps)[0] for policy in zero} == {"C" * 12}
 
+    def test_a_change_as_large_as_the_threshold_computes(self):
+        steps = [(torch.full((1, 2), size),) * 3 for size in (1.0, 1.25, 1.5625)]
+        assert play(Change(0.25), steps)[0] == play(Drift(0.25), steps)[0] == "CCC"
+        assert play(Change(0.251), steps)[0] == play(Drift(0.251), steps)[0] == "CrC"
+
 
 class TestOutputRate:
+    def test_an_output_of_zero_has_no_relative_change(self):
+        steps = [(x, x, 0 * y) for x, _, y in walk("smooth", 6)]
+        trace, verdicts = play(OutputRate(9.0), steps)
+        assert trace == "C" * 6
+        assert verdicts[-1].reason.endswith("output of size 0")
+
     def test_an_input_that_does_not_move_says_nothing_of_the_output(self):
         x = torch.ones(1, 4)
         steps = [(x, x, torch.full((1, 4), 1.0 + n)) for n in range(12)]
@@ -172,6 +186,13 @@ class TestOurs:
 
 
 class TestMagnitude:
+    def test_of_several_curves_the_worst_decides(self):
+        calm, wild = (replace(FLUX_MAGNITUDE, ratios=(ratio,) * 28) for ratio in (1.0, 1.5))
+        for curves in ((calm, wild), (wild, calm)):
+            verdicts = play(Magnitude(0.4, curves), walk("smooth", 28))[1]
+            assert [verdict.score for verdict in verdicts[1:]] == [0.5] * 27
+        assert play(Magnitude(0.4, (calm,)), walk("smooth", 28))[0] == "C" + "r" * 10 + "C" + "r" * 16
+
     def test_a_part_of_a_schedule_reads_its_own_part_of_the_curve(self):
         whole = [FLUX_MAGNITUDE.sigma(step) for step in range(29)]
         steps = walk("smooth", 14)

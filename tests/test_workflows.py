@@ -147,7 +147,8 @@ async def _run(server: Server, prompt: dict[str, Any]) -> tuple[dict[str, Any], 
             event = json.loads(message.data) if message.type is aiohttp.WSMsgType.TEXT else {}
             if event.get("type") == "encore.report":
                 live.append(event["data"])
-            if event.get("type") in ("execution_success", "execution_error"):
+            over = event.get("type") == "executing" and event["data"]["node"] is None  # the history is written by then
+            if over or event.get("type") == "execution_error":
                 break
         async with session.get(f"/history/{queued['prompt_id']}") as answer:
             return (await answer.json())[queued["prompt_id"]], live

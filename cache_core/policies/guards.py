@@ -124,8 +124,7 @@ class Budget(Guard):
 
     def forbids(self, seen: Observation) -> str | None:
         unspent, steps = self.evaluations - seen.computed, seen.step.total - seen.step.index
-        forced = seen.computed == 0 or unspent >= steps
-        return f"budget: {unspent} to compute in the last {steps} steps" if forced else None
+        return f"budget: {unspent} to compute in the last {steps} steps" if unspent >= steps else None
 
     def propose(self, state: Any, seen: Observation) -> tuple[Verdict, Any]:
         verdict, state = Guard.propose(self, state, seen)
