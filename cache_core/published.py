@@ -48,12 +48,12 @@ def masked(computed: frozenset[int], total: int, order: int = 1, site: Site = Si
 
 def embedded(tolerance: float = 0.05, site: Site = Site.GUIDED) -> Recipe:
     """Ours: reuse while forecasts of order 1 and 2 agree, as an ODE solver's embedded pair judges a step."""
-    return Recipe(Embedded(tolerance), Lagrange(1), site, name="embedded pair")
+    return Recipe(Embedded(tolerance, 2), Lagrange(1), site, name="embedded pair")
 
 
 def examined(tolerance: float = 0.05, site: Site = Site.GUIDED) -> Recipe:
     """Ours: reuse while the error that the exams at computed evaluations foretell stays small (closed loop)."""
-    return Recipe(AccumulatedError(tolerance), Lagrange(1), site, name="closed loop")
+    return Recipe(AccumulatedError(tolerance, 2.0), Lagrange(1), site, name="closed loop")
 
 
 def fora(every: int = 3, warmup: int = 0) -> Recipe:
