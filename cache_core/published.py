@@ -94,9 +94,10 @@ def dbcache(threshold: float = 0.08, front: int = 8, back: int = 0, warmup: int 
 
 
 def dicache(threshold: float = 0.4) -> Recipe:
-    """DiCache: summed change of the tokens after the first block; the residual moves between the last two anchors."""
+    """DiCache: summed change of tokens after the first block, past a fifth of the steps; the residual moves between two anchors."""
     drift = Drift(threshold, Probe.FIRST_BLOCK, of="input")
-    return Recipe(drift, TwoAnchor(), STACK, RESIDUAL, name="DiCache", source="arXiv:2508.17356", head=1)
+    policy = Tail(Within(drift, 0.2, 1.0), 1)
+    return Recipe(policy, TwoAnchor(), STACK, RESIDUAL, name="DiCache", source="arXiv:2508.17356", head=1)
 
 
 def taylorseer(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
