@@ -2,12 +2,15 @@
 
 from typing import Any
 
+from .masks import PublishedMask
 from .policies import (
     AccumulatedError,
     AtMost,
+    Carried,
     Change,
     Drift,
     Embedded,
+    Growing,
     Interval,
     Magnitude,
     Mask,
@@ -21,7 +24,7 @@ from .policies import (
 )
 from .predictors import Axis, Chebyshev, FrequencySplit, Hermite, Hold, Lagrange, Taylor, TwoAnchor
 from .recipe import Recipe, Site, Target
-from .tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_LEMICA, FLUX_MAGNITUDE, WAN_GOLDEN, WAN_LEMICA, Curve, Polynomial
+from .tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_LEMICA, FLUX_MAGNITUDE, SCM_CODE, WAN_GOLDEN, Curve, Polynomial
 from .types import Probe
 
 RESIDUAL, STACK = Target.RESIDUAL, Site.STACK
@@ -61,9 +64,13 @@ def fora(every: int = 3, warmup: int = 0) -> Recipe:
     return Recipe(Warmup(Interval(every), warmup), Hold(), name=f"interval {every}", source="arXiv:2407.01425")
 
 
-def teacache(threshold: float = 0.4, table: Polynomial = FLUX_CHANGE) -> Recipe:
-    """TeaCache: summed change of the modulated input, rescaled by a polynomial fitted on the model."""
-    drift = Drift(threshold, polynomial=table.coefficients)
+def teacache(threshold: float = 0.4, table: Polynomial = FLUX_CHANGE, fitted: bool = True) -> Recipe:
+    """TeaCache: summed change of the modulated input, rescaled by a polynomial fitted on the model.
+
+    Where the polynomial was not `fitted` on the model at hand, its absolute value is summed, as ComfyUI-TeaCache does: the
+    sum as published may fall there, and never come back.
+    """
+    drift = Drift(threshold, polynomial=table.coefficients, signed=fitted)
     return Recipe(Tail(Warmup(drift, table.first), table.last), Hold(), STACK, RESIDUAL, name="TeaCache", source=table.source)
 
 
@@ -93,11 +100,23 @@ def dbcache(threshold: float = 0.08, front: int = 8, back: int = 0, warmup: int 
     return Recipe(policy, Hold(), STACK, RESIDUAL, name="DBCache", source="github.com/vipshop/cache-dit", head=front, tail=back)
 
 
-def dicache(threshold: float = 0.4) -> Recipe:
-    """DiCache: summed change of tokens after the first block, past a fifth of the steps; the residual moves between two anchors."""
-    drift = Drift(threshold, Probe.FIRST_BLOCK, of="input")
-    policy = Tail(Within(drift, 0.2, 1.0), 1)
-    return Recipe(policy, TwoAnchor(), STACK, RESIDUAL, name="DiCache", source="arXiv:2508.17356", head=1)
+def dbcache_masked(mask: PublishedMask = SCM_CODE[0], front: int = 1, back: int = 0) -> Recipe:
+    """DBCache by a step mask: at its cached steps `front` and `back` blocks run, and the others' last residual stands in."""
+    return Recipe(Carried(mask), Hold(), STACK, RESIDUAL, name=f"DBCache {mask.name}", source=mask.source, head=front, tail=back)
+
+
+DICACHE = {"flux": (0.4, (1.0, 1.5)), "wan": (0.08, (1.0, 2.0))}  # threshold and clip in the authors' code
+
+
+def dicache(threshold: float | None = None, family: str = "flux", retained: float = 0.2, front: int = 1) -> Recipe:
+    """DiCache: summed change of tokens after the first block, past a fifth of the steps; the residual moves between two anchors.
+
+    `family` gives the bounds of gamma and, where `threshold` is None, the threshold. Those of FLUX serve other families.
+    """
+    published, clip = DICACHE.get(family, DICACHE["flux"])
+    drift = Drift(published if threshold is None else threshold, Probe.FIRST_BLOCK, of="input")
+    policy = Tail(Within(drift, retained, 1.0), 1)
+    return Recipe(policy, TwoAnchor(clip), STACK, RESIDUAL, name="DiCache", source="arXiv:2508.17356", head=front)
 
 
 def taylorseer(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
@@ -117,13 +136,21 @@ def freqca(every: int = 5, warmup: int = 3) -> Recipe:
     return Recipe(Warmup(Interval(every), warmup), predictor, STACK, RESIDUAL, name="FreqCa", source="arXiv:2510.08669")
 
 
-def spectrum(every: int = 3, warmup: int = 5, tail: int = 3) -> Recipe:
-    """Spectrum: ridge fit of a Chebyshev series to all features so far. The interval is fixed here, not growing."""
-    policy = Tail(Warmup(Interval(every), warmup), tail)
-    return Recipe(policy, Chebyshev(), STACK, name="Spectrum", source="arXiv:2603.01623")
+def spectrum(window: float = 2.0, growth: float = 0.75, warmup: int = 5, tail: int = 3, curve: Chebyshev | None = None) -> Recipe:
+    """Spectrum: ridge fit of a Chebyshev series to all features so far, at intervals that grow by `growth` (3 for more speed)."""
+    policy = Tail(Growing(window, growth, warmup), tail)
+    return Recipe(policy, curve or Chebyshev(), STACK, name="Spectrum", source="arXiv:2603.01623")
 
 
-def lemica(speed: float = 2.0, family: str = "flux") -> Recipe:
-    """LeMiCa: a mask of the least global error, and the last residual."""
-    masks = WAN_LEMICA if family == "wan" else FLUX_LEMICA
-    return Recipe(Paced(speed, masks), Hold(), STACK, RESIDUAL, name="LeMiCa", source=masks[0].source)
+def lemica(pace: float | PublishedMask = 2.0, masks: tuple[PublishedMask, ...] = FLUX_LEMICA) -> Recipe:
+    """LeMiCa: a mask of the least global error, and the last residual. `pace` is one mask, or a speed-up to choose among `masks` by."""
+    return Recipe(_pace(pace, masks), Hold(), STACK, RESIDUAL, name="LeMiCa", source=masks[0].source)
+
+
+def golden(pace: float | PublishedMask = 2.0, masks: tuple[PublishedMask, ...] = FLUX_GOLDEN, order: int = 0) -> Recipe:
+    """Golden Path: a searched mask and the model's last output (`order` 0), or the line through its last two (1)."""
+    return Recipe(_pace(pace, masks), Lagrange(order), Site.COND, name="Golden Path", source=masks[0].source)
+
+
+def _pace(pace: float | PublishedMask, masks: tuple[PublishedMask, ...]) -> Policy[Any]:
+    return Carried(pace) if isinstance(pace, PublishedMask) else Paced(pace, masks)

@@ -2,6 +2,7 @@
 
 from pack.cache_core import Recipe
 from pack.cache_core import published as p
+from pack.cache_core.tables import WAN_LEMICA
 
 
 def published_methods() -> list[Recipe]:
@@ -15,11 +16,15 @@ def published_methods() -> list[Recipe]:
         p.first_block_cache(),
         p.first_block_cache(longest=2),
         p.dbcache(front=1, back=1, warmup=2),
+        p.dbcache_masked(),
         p.dicache(),
+        p.dicache(family="wan"),
         p.taylorseer(3),
         p.hicache(3),
         p.freqca(3),
         p.spectrum(),
         p.lemica(),
-        p.lemica(3.0, "wan"),
+        p.lemica(3.0, WAN_LEMICA),
+        p.lemica(WAN_LEMICA[1], WAN_LEMICA),
+        p.golden(),
     ]

@@ -9,15 +9,18 @@ from pack.cache_core.policies import (
     AccumulatedError,
     AtMost,
     Budget,
+    Carried,
     Change,
     Drift,
     Embedded,
+    Growing,
     Interval,
     Magnitude,
     Mask,
     Never,
     OutputRate,
     Paced,
+    Steps,
     Tail,
     Warmup,
     Within,
@@ -46,6 +49,9 @@ POLICIES = [
     Interval(3),
     Mask(frozenset({0, 3, 4, 9}), 12),
     Paced(2.0, FLUX_GOLDEN),
+    Carried(FLUX_GOLDEN[1]),
+    Growing(2.0, 0.75, 2),
+    Steps(Interval(3), 2, -2),
     AtMost(Interval(9), 2),
     Warmup(Interval(3), 4),
     Within(Interval(3), 0.2, 0.9),
@@ -84,6 +90,10 @@ WRONG = [
     lambda: Paced(2.0, ()),
     lambda: AtMost(Interval(2), -1),
     lambda: Warmup(Interval(2), -1),
+    lambda: Steps(Interval(2), -1),
+    lambda: Steps(Interval(2), 5, 4),
+    lambda: Growing(0.5, 0.0),
+    lambda: Growing(2.0, float("nan")),
     lambda: Within(Interval(2), 0.8, 0.2),
     lambda: Within(Interval(2), low=0.8, high=0.2),
     lambda: Tail(Interval(2), -1),
@@ -239,5 +249,7 @@ def test_decision_traces():
     assert drive(Within(Interval(3), 0.5, 1.0)) == "CCCCCCrrCrrC"
     assert drive(Mask(frozenset({0, 3, 4, 9}), 12)) == "CrrCCrrrrCrr"
     assert drive(Mask(frozenset({0, 3}), 11)) == "C" * 12, "a mask for another number of steps computes"
+    assert drive(Steps(Interval(9), 2, 9)) == "CCrrrrrrrrCC"
+    assert drive(Steps(Interval(9), 2, -3)) == "CCrrrrrrrrCC"
     assert drive(Paced(1.0, FLUX_GOLDEN)) == "C" * 12
     assert drive(Paced(2.0, FLUX_GOLDEN)).count("C") == 5

@@ -5,18 +5,21 @@ from .change import Change, Drift
 from .embedded import Embedded
 from .exam import AccumulatedError
 from .fixed import Interval, Mask, Never
-from .guards import AtMost, Budget, Guard, Tail, Warmup, Within
+from .growing import Growing
+from .guards import AtMost, Budget, Guard, Steps, Tail, Warmup, Within
 from .magnitude import Magnitude
-from .paced import Paced
+from .paced import Carried, Paced
 from .rate import OutputRate
 
 __all__ = [
     "AccumulatedError",
     "AtMost",
     "Budget",
+    "Carried",
     "Change",
     "Drift",
     "Embedded",
+    "Growing",
     "Guard",
     "Interval",
     "Magnitude",
@@ -24,7 +27,10 @@ __all__ = [
     "Never",
     "OutputRate",
     "Paced",
+    "PerBranch",
+    "PerPlace",
     "Policy",
+    "Steps",
     "Tail",
     "Warmup",
     "Within",

@@ -82,6 +82,23 @@ class Tail(Guard):
 
 
 @dataclass(frozen=True, slots=True)
+class Steps(Guard):
+    """Reuse only from step `first` up to and with step `last`; a negative `last` counts from the end, -1 is the last step."""
+
+    first: int = 0
+    last: int = -1
+
+    def __post_init__(self) -> None:
+        if self.first < 0 or 0 <= self.last < self.first:
+            raise RecipeError(f"Steps needs 0 <= first <= last, or a negative last, not first {self.first} and last {self.last}.")
+
+    def forbids(self, seen: Observation) -> str | None:
+        last = self.last if self.last >= 0 else seen.step.total + self.last
+        inside = self.first <= seen.step.index <= last
+        return None if inside else f"step {seen.step.index} outside {self.first} to {last}"
+
+
+@dataclass(frozen=True, slots=True)
 class Within(Guard):
     """Reuse only from fraction `start` up to fraction `end` of the schedule's steps, and at noise levels from `high` down to `low`.
 

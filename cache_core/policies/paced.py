@@ -1,9 +1,9 @@
-"""Reach a wished speed-up with a published mask, fitted to the schedule at hand."""
+"""Published masks, fitted to the schedule at hand: for a wished speed-up, or one mask at its own."""
 
 from dataclasses import dataclass
 
 from ..errors import RecipeError
-from ..masks import PublishedMask, budget, nearest, rescale
+from ..masks import FEWEST, PublishedMask, budget, nearest, rescale
 from ..types import Observation, Schedule, Verdict
 from .fixed import Fixed
 
@@ -35,3 +35,26 @@ class Paced(Fixed):
             return Verdict(False, f"{schedule.total} steps are too few to reuse any" if small else "speed 1 computes all")
         reuse = seen.step.index not in computed
         return Verdict(reuse, f"mask {'reuses' if reuse else 'computes'} step {seen.step.index}")
+
+
+@dataclass(frozen=True, slots=True)
+class Carried(Fixed):
+    """Compute the steps of one published `mask`: itself on a schedule of as many steps, else its share, placed alike along sigma.
+
+    Authors count steps whatever the time shift, and so does this on a whole schedule of the mask's length. Image to image
+    and the experts of Wan 2.2 see a part of the noise levels; there the mask is looked up by level (`masks.rescale`).
+    """
+
+    mask: PublishedMask
+
+    def computed(self, schedule: Schedule) -> frozenset[int]:
+        """The steps of `schedule` that are computed."""
+        mask, total = self.mask, schedule.total
+        whole = schedule.sigmas[0] > mask.sigma(1) and schedule.sigmas[-1] < mask.sigma(mask.total - 1)
+        if whole and total == mask.total:
+            return frozenset(mask.computed)
+        return rescale(mask, schedule, min(max(round(mask.share * total), FEWEST), total))
+
+    def decide(self, seen: Observation) -> Verdict:
+        reuse = seen.step.index not in self.computed(seen.step.schedule)
+        return Verdict(reuse, f"{self.mask.name} {'reuses' if reuse else 'computes'} step {seen.step.index}")

@@ -29,6 +29,7 @@ from .masks import (
     WAN_LEMICA,
     WAN_SHIFT,
 )
+from .models import MODELS, Network, closest
 from .polynomials import (
     FLUX_CHANGE,
     TEACACHE,
@@ -52,6 +53,7 @@ __all__ = [
     "GOLDEN",
     "LEMICA",
     "MAGCACHE",
+    "MODELS",
     "SCM",
     "SCM_CODE",
     "SCM_PRINTED",
@@ -78,6 +80,8 @@ __all__ = [
     "WAN_LEMICA",
     "WAN_SHIFT",
     "Curve",
+    "Network",
     "Polynomial",
+    "closest",
     "place",
 ]

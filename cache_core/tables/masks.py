@@ -53,7 +53,7 @@ WAN_I2V_LEMICA = (
     _lemica_i2v(*range(6), 7, 9, 12, 15, 19, 24, 29, 33, 36, 38, 39),
     _lemica_i2v(*range(5), 6, 8, 11, 15, 22, 29, 34, 37, 39),
 )
-# 1 = cached, 50 steps.
+# 1 = cached, 50 steps. Those of SeaCache, TeaCache and SenCache are schedules that these methods chose as they ran.
 FLUX_GOLDEN = (
     _golden("DPCache 21 of 50", "FLUX.1-dev", FLUX_SHIFT, "00001010101101101101110101101101101101101101101010"),
     _golden("BudCache 21 of 50", "FLUX.1-dev", FLUX_SHIFT, "00001000111010010011011011110111011110111011010110"),
@@ -61,6 +61,7 @@ FLUX_GOLDEN = (
     _golden("BudCache 13 of 50", "FLUX.1-dev", FLUX_SHIFT, "00000101111011101111101111111011111111101111101110"),
     _golden("MeanCache 13 of 50", "FLUX.1-dev", FLUX_SHIFT, "00000101101110111101111110111111110111111110111110"),
     _golden("BudCache 9 of 50", "FLUX.1-dev", FLUX_SHIFT, "00010110111110111111011111111111111111101111111110"),
+    _golden("SeaCache 21 of 50", "FLUX.1-dev", FLUX_SHIFT, "00000001010101101101101110111011101110111011101100"),
 )
 WAN_GOLDEN = (
     _golden("shared 21 of 50", "Wan2.1-T2V-1.3B", WAN_SHIFT, "00010110101101101011010110110101101011011010110110"),
@@ -68,6 +69,9 @@ WAN_GOLDEN = (
     _golden("MeanCache 21 of 50", "Wan2.1-T2V-1.3B", WAN_SHIFT, "00000000000010110110111011110111101111101111101110"),
     _golden("BudCache 13 of 50", "Wan2.1-T2V-1.3B", WAN_SHIFT, "00000100110110111111111101111111111101111111101110"),
     _golden("MeanCache 13 of 50", "Wan2.1-T2V-1.3B", WAN_SHIFT, "00000001011101111101111111101111111111011111111110"),
+    _golden("SeaCache 21 of 50", "Wan2.1-T2V-1.3B", WAN_SHIFT, "00000000101010101101101110111011111011111011101100"),
+    _golden("TeaCache 21 of 50", "Wan2.1-T2V-1.3B", WAN_SHIFT, "00000101101101110111101111011101110110101010101000"),
+    _golden("SenCache 21 of 50", "Wan2.1-T2V-1.3B", WAN_SHIFT, "00000000001110111101111110111111011110111011010000"),
 )
 # 1 = computed. "slow" and "fast" of 28 steps and "ultra" of 30 as cache-dit's documents print them, its "ultra" being 30
 # digits long beside the others' 28; "medium" from its code, the only place that has it.
