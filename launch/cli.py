@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from .bench import add_options
 from .errors import LaunchError
 from .paths import LOGS, ROOT
 from .process import stop_on_signals
@@ -16,6 +17,7 @@ from .setup import Host, prepare, prepare_tests
 INSIDE = "ENCORE_HOST"  # set for the second call of ./encore, which runs in the Python that has been set up
 DEMO = "Set up what is missing, start ComfyUI, run the demo workflows and write output/demo/: report.html, report.json, pictures and clips."
 TEST = "Set up what is missing, then run ruff, mypy and pytest on every known ComfyUI. All arguments go to pytest."
+BENCH = "Set up what is missing and run a benchmark on the demo models in the real ComfyUI, in this process."
 SERVE = "Set up what is missing and run ComfyUI with the pack and the demo models for a browser until Ctrl-C."
 
 
@@ -30,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """The command line."""
     top = Parser(prog="encore", description="Encore: diffusion transformers that sample twice as fast, shown on this machine.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,bench}")
     demo = commands.add_parser("demo", help="sample two small models without and with the cache and report", description=DEMO)
     demo.add_argument("--json", type=Path, metavar="FILE", help="write the numbers of the report to FILE too")
     demo.add_argument("--only", choices=("flux", "wan"), help="run only this model")
@@ -40,6 +42,7 @@ def parser() -> Parser:
     commands.add_parser("test", help="check the code and run the tests", description=TEST, usage="encore test [-h] [pytest args]")
     serve = commands.add_parser("serve", help="run ComfyUI with the pack for a browser", description=SERVE)
     serve.add_argument("--port", type=int, default=8188, help="port on this machine (default 8188)")
+    add_options(commands.add_parser("bench", help="measure methods and overhead on the demo models", description=BENCH))
     return top
 
 
@@ -83,6 +86,10 @@ def _run(host: Host, options: argparse.Namespace) -> int:
         from .serve import serve
 
         return serve(host, options.port)
+    if options.command == "bench":
+        from .bench import bench
+
+        return bench(host, options)
     from .demo import demo
 
     return demo(host, options.only, options.repeats, options.json)

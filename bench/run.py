@@ -1,0 +1,45 @@
+"""Runs a benchmark by name, on each demo model that was asked for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..demo.agreement import DEFAULTS, Setting
+from . import methods
+from .contest import Course, make_course, weights
+from .output import Columns, Row, environment, table, write
+from .progress import Bar
+
+BENCHES: dict[str, tuple[Callable[[Course, Setting, int, Bar], list[Row]], Columns]] = {
+    "methods": (methods.run, methods.COLUMNS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of a benchmark is run: `prompts`, of which `batch` are sampled at once for quality, and `rounds` of timing."""
+
+    prompts: int = 16
+    steps: int = 50
+    rounds: int = 5
+    batch: int = 16
+
+
+def size(quick: bool, **chosen: int) -> Size:
+    """The default size, or the quick one, but for what was chosen."""
+    return replace(Size(prompts=4, steps=20, rounds=1) if quick else Size(), **chosen)
+
+
+def bench(name: str, families: Sequence[str], size: Size, command: str, file: Path | None) -> int:
+    """Run benchmark `name`, print its table, and write its rows to `file`; 0."""
+    act, columns = BENCHES[name]
+    rows: list[Row] = []
+    with Bar(name) as bar:
+        for family in families:
+            course = make_course(family, size.prompts, size.batch)
+            rows += act(course, replace(DEFAULTS[family], steps=size.steps), size.rounds, bar)
+    print(table(columns, rows))
+    if file is not None:
+        about = environment([weights(family) for family in families])
+        write(file, {"command": command, "shrunk": size != Size(), "environment": about, "rows": rows})
+    return 0

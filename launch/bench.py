@@ -1,0 +1,79 @@
+"""./encore bench: loads the pack as ComfyUI does, beside the real ComfyUI, and runs one of its benchmarks in this process."""
+
+import argparse
+import importlib
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from .errors import LaunchError
+from .home import PACK
+from .paths import ROOT
+from .setup import Host
+
+NAMES = {
+    "methods": "every published method at its recommended setting, next to fewer steps at the same cost",
+    "overhead": "what Encore itself costs in an evaluation that is computed and in one that is skipped, and what it keeps",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `bench`."""
+    parser.add_argument("name", choices=NAMES, metavar="NAME", help="; ".join(f"{name}: {text}" for name, text in NAMES.items()))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE, whole or not at all")
+    parser.add_argument("--model", choices=("flux", "wan"), help="run only this demo model")
+    parser.add_argument("--quick", action="store_true", help="4 prompts, 20 steps, 1 round of timing, where nothing else is said")
+    for name, text in {
+        "prompts": "held-out prompts (default 16)",
+        "steps": "steps of the uncached run (default 50)",
+        "rounds": "timed repetitions of everything, each on one prompt (default 5)",
+        "batch": "prompts sampled at once for quality (default 16)",
+        "threads": "processor threads (default PyTorch's)",
+    }.items():
+        parser.add_argument(f"--{name}", type=_count, metavar="N", help=text)
+
+
+def bench(host: Host, options: argparse.Namespace) -> int:
+    """Run the benchmark that `options` name."""
+    if options.json and not options.json.resolve().parent.is_dir():
+        raise LaunchError(f"--json names {options.json}, and there is no folder {options.json.resolve().parent}. Make it first")
+    pack = load_pack(host)
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    run = importlib.import_module(f"{pack}.bench.run")
+    sizes = {name: getattr(options, name) for name in ("prompts", "steps", "rounds", "batch")}
+    size = run.size(options.quick, **{name: value for name, value in sizes.items() if value})
+    families = [options.model] if options.model else ["flux", "wan"]
+    command = " ".join(["./encore", *sys.argv[1:]])
+    code: int = run.bench(options.name, families, size, command, options.json)
+    return code
+
+
+def load_pack(host: Host) -> str:
+    """Import the pack by its path and put ComfyUI on Python's; the name of the package.
+
+    The pack's own folder leaves Python's path, since its nodes/ would shadow ComfyUI's nodes.py.
+    """
+    sys.path[:] = [place for place in sys.path if Path(place).resolve() != ROOT]
+    sys.path.insert(0, str(host.comfyui))
+    from comfy.cli_args import args  # type: ignore[import-not-found, unused-ignore]
+    from torch.cuda import is_available
+
+    args.cpu = not is_available()
+    spec = spec_from_file_location(PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    assert spec is not None
+    assert spec.loader is not None
+    pack: Any = module_from_spec(spec)
+    sys.modules[PACK] = pack
+    spec.loader.exec_module(pack)
+    return PACK
+
+
+def _count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of 1 or more")
+    return int(text)
