@@ -5,10 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from oracles import loops
-from oracles.trajectory import load, record
+from oracles.trajectory import load, record, sample
 from pack.cache_core import Case, Recipe, Run, Site, Target
 from pack.cache_core import published as p
 from pack.cache_core.tables import (
@@ -23,6 +24,7 @@ from pack.cache_core.tables import (
     WAN_GOLDEN,
     WAN_LEMICA,
 )
+from pack.nodes.adapters import host, reports
 
 STEPS = {"flux": 20, "wan": 16}
 THRESHOLDS = [0.004 * 1.25**k for k in range(36)]  # the loop itself picks the one at which it reuses about half
@@ -50,11 +52,14 @@ class Method:
     free: bool = True  # whether there is a threshold
 
 
-def _teacache(table):
-    def decide(seen, steps, threshold):
-        return loops.summed_change(steps, threshold, 1, loops.polynomial(table.coefficients), table.first, table.last)
+def _teacache(table, fitted=True):
+    f = np.poly1d(table.coefficients)
 
-    return Method(lambda threshold: p.teacache(threshold, table), decide, loops.hold)
+    def decide(seen, steps, threshold):
+        rescaled = f if fitted else lambda change: abs(f(change))
+        return loops.summed_change(steps, threshold, 1, rescaled, table.first, table.last)
+
+    return Method(lambda threshold: p.teacache(threshold, table, fitted), decide, loops.hold)
 
 
 def _magcache(*curves):
@@ -126,6 +131,7 @@ OWN = {
     "flux": {
         "Encore": _masked(p.encore(2.0), FLUX_GOLDEN, loops.line),
         "DiCache": Method(p.dicache, _dicache, loops.two_anchors(1.0, 1.5)),
+        "TeaCache, not fitted on it": _teacache(FLUX_CHANGE, fitted=False),
         "Golden Path": _masked(p.golden(2.0), FLUX_GOLDEN, loops.hold),
         "TeaCache": _teacache(FLUX_CHANGE),
         "MagCache": _magcache(FLUX_MAGNITUDE),
@@ -135,6 +141,7 @@ OWN = {
         "Encore": _masked(p.encore(2.0, "wan"), WAN_GOLDEN, loops.line),
         "Encore by conditions": _masked(p.encore(2.0, "wan", Site.COND), WAN_GOLDEN, loops.line),
         "DiCache": Method(partial(p.dicache, family="wan"), _dicache, loops.two_anchors(1.0, 2.0)),
+        "TeaCache, not fitted on it": _teacache(WAN_1B_CHANGE_RETAINED, fitted=False),
         "Golden Path": _masked(p.golden(2.0, WAN_GOLDEN, 1), WAN_GOLDEN, loops.line),
         "TeaCache": _teacache(WAN_1B_CHANGE_RETAINED),
         "MagCache": _magcache(WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND),
@@ -234,3 +241,23 @@ def test_the_exam_in_the_ledger_is_the_error_of_the_forecast_that_was_not_needed
         else:
             assert entry.error is None
     assert len(anchors) == 6
+
+
+@pytest.fixture(scope="module")
+def short(models):
+    return {family: record(models[family], family, 6) for family in models}
+
+
+@pytest.mark.parametrize("name", ["First-Block Cache", "DBCache", "EasyCache", "DiCache", "TeaCache, not fitted on it"])
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_inside_the_host_a_policy_is_shown_what_the_network_really_has(models, short, family, name):
+    """At threshold 0 all is computed, as in the recording, and the ledger has what each evaluation was measured to be."""
+    method, seen = {**OWN[family], **COMMON}[name], short[family]
+    recipe = method.recipe(0.0)
+    _, scores = method.decide(seen, seen.at(recipe), 0.0)
+    ledger = reports.find(sample(host.attach(models[family], recipe), family, 6))[0]
+    assert ledger.computed == 6
+    for entry, values in zip(ledger.entries, scores, strict=True):
+        assert (entry.score is None) == (values is None)
+        assert values is None or any(entry.score == pytest.approx(value, rel=1e-3) for value in values)
+    assert sum(entry.score is not None for entry in ledger.entries) >= 4

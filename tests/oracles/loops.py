@@ -52,11 +52,6 @@ def summed_change(steps, threshold, of, f, first, last):
     return reused, scores
 
 
-def polynomial(coefficients):
-    """numpy's poly1d, as TeaCache calls it."""
-    return np.poly1d(coefficients)
-
-
 def change_since_computed(steps, threshold, warmup=1, longest=10**9):
     """cache-dit's can_cache: the change since the last computed evaluation, not summed."""
     kept, run, reused, scores = None, 0, [], []
