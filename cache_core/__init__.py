@@ -3,17 +3,19 @@
 from .errors import CacheError, ProtocolError, RecipeError
 from .history import History, Placement
 from .ledger import Entry, Ledger
-from .recipe import Recipe, Site, Target
+from .recipe import Recipe, Site, Span, Target
 from .run import Run
-from .types import Case, Observation, Probe, Schedule, Step, StreamKey, Verdict
+from .types import Branch, Case, Observation, Place, Probe, Schedule, Step, StreamKey, Verdict
 
 __all__ = [
+    "Branch",
     "CacheError",
     "Case",
     "Entry",
     "History",
     "Ledger",
     "Observation",
+    "Place",
     "Placement",
     "Probe",
     "ProtocolError",
@@ -22,6 +24,7 @@ __all__ = [
     "Run",
     "Schedule",
     "Site",
+    "Span",
     "Step",
     "StreamKey",
     "Target",

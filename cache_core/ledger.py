@@ -14,7 +14,7 @@ from .types import Step, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One evaluation. `error` is that of the forecast it did not need, `macs` those really made."""
+    """One evaluation. `error` is that of the forecast it did not need, `macs` those really made, `share` that of the parts computed."""
 
     evaluation: int
     step: int
@@ -25,6 +25,7 @@ class Entry:
     macs: int
     seconds: float = 0.0
     error: float | None = None
+    share: float = 1.0
 
 
 @dataclass(slots=True)
@@ -43,9 +44,10 @@ class Ledger:
     entries: list[Entry] = field(default_factory=list)
     _open: list[tuple[Stopwatch, list[Tensor]]] = field(default_factory=list)
 
-    def add(self, step: Step, verdict: Verdict, macs: int, watch: Stopwatch, errors: Sequence[Tensor]) -> None:
+    def add(self, step: Step, verdict: Verdict, macs: int, watch: Stopwatch, errors: Sequence[Tensor], share: float) -> None:
         """Note one evaluation. Times and errors stay on the device until `settle`, so that nothing waits for them."""
-        self.entries.append(Entry(step.evaluation, step.index, step.sigma, not verdict.reuse, verdict.reason, verdict.score, macs))
+        entry = Entry(step.evaluation, step.index, step.sigma, not verdict.reuse, verdict.reason, verdict.score, macs, share=share)
+        self.entries.append(entry)
         self._open.append((watch, list(errors)))
 
     def note(self, text: str) -> None:
@@ -80,15 +82,15 @@ class Ledger:
 
     @property
     def macs_if_computed(self) -> int | None:
-        """Estimate: what all evaluations would have taken if each had cost what the computed ones did on average."""
-        full = [entry.macs for entry in self.entries if entry.computed]
+        """Estimate: what all evaluations would have taken if each had cost what the wholly computed ones did on average."""
+        full = [entry.macs for entry in self.entries if entry.share == 1.0]
         return round(fmean(full) * self.evaluations) if self.counted and full else None
 
     @property
     def seconds_if_computed(self) -> float:
-        """Estimate: the loop's time if every reused evaluation had taken the median of the computed ones."""
-        full = [entry.seconds for entry in self.entries if entry.computed]
-        saved = sum(median(full) - entry.seconds for entry in self.entries if not entry.computed) if full else 0.0
+        """Estimate: the loop's time if every other evaluation had taken the median of the wholly computed ones."""
+        full = [entry.seconds for entry in self.entries if entry.share == 1.0]
+        saved = sum(median(full) - entry.seconds for entry in self.entries if entry.share < 1.0) if full else 0.0
         return self.seconds + saved
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -66,10 +67,13 @@ class Run:
     def end(self) -> None:
         """Close the evaluation and note it in the ledger: computed if anything in it was."""
         step, watch = self._now()
-        undecided = Verdict(False, "outside of the cache's reach")
-        first = self._verdicts[0] if self._verdicts else undecided
-        verdict = next((verdict for verdict in self._verdicts if not verdict.reuse), first)
-        self.ledger.add(step, verdict, self.macs, watch.stop(), self._errors)
+        verdicts = self._verdicts or [Verdict(False, "outside of the cache's reach")]
+        computed = [verdict for verdict in verdicts if not verdict.reuse]
+        share = len(computed) / len(verdicts)
+        verdict = computed[0] if computed else verdicts[0]
+        if 0.0 < share < 1.0:
+            verdict = replace(verdict, reason=f"{len(computed)} of {len(verdicts)} parts: {verdict.reason}")
+        self.ledger.add(step, verdict, self.macs, watch.stop(), self._errors, share)
         self.ledger.peak_bytes = max(self.ledger.peak_bytes, sum(stream.nbytes for stream in self._streams.values()))
         self._evaluation = None
 
@@ -79,8 +83,8 @@ class Run:
         return self._evaluation
 
     def _stream(self, case: Case) -> Stream:
-        """The stream of a condition at one shape, dtype and device: any other of these is another stream."""
-        form = (case.key, tuple(case.x.shape), case.x.dtype, case.x.device)
+        """The stream of a condition at one place, shape, dtype and device: any other of these is another stream."""
+        form = (case.key, case.place, case.x.shape, case.x.dtype, case.x.device)
         if form not in self._streams:
-            self._streams[form] = Stream(self.recipe)
+            self._streams[form] = Stream(self.recipe, case.place)
         return self._streams[form]

@@ -9,7 +9,7 @@ from .errors import ProtocolError
 from .history import History
 from .measure import relative_error
 from .recipe import Recipe
-from .types import Observation, Step, Verdict
+from .types import Observation, Place, Step, Verdict
 
 
 class Stream:
@@ -18,8 +18,9 @@ class Stream:
     Each evaluation is `propose`, then exactly one of `reuse` and `record`.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, place: Place | None = None) -> None:
         self._recipe = recipe
+        self._place = place
         self._state: Any = recipe.policy.init()
         self._history = History(recipe.predictor.depth, recipe.placement)
         self._seen: Observation | None = None
@@ -32,7 +33,7 @@ class Stream:
 
     def propose(self, step: Step, probe: Tensor | None, x: Tensor | None = None) -> Verdict:
         """The policy's wish for this evaluation; `probe` and the site's input `x`, both [B, ...], are this stream's rows."""
-        self._seen = Observation(step, probe, self._age, self._computed, x)
+        self._seen = Observation(step, probe, self._age, self._computed, x, place=self._place)
         verdict, self._state = self._recipe.policy.propose(self._state, self._seen)
         return verdict if len(self._history) else Verdict(False, "nothing cached yet", verdict.score)
 

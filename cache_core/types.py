@@ -21,6 +21,22 @@ class Probe(Enum):
     FIRST_BLOCK = "first-block residual"  # what the blocks that always run add to the tokens, [B, L, D]
 
 
+class Branch(Enum):
+    """The parts of a transformer block whose outputs are added to the tokens."""
+
+    ATTENTION = "attention"
+    CROSS = "cross-attention"
+    MLP = "mlp"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which part of the network a stream stands at: the span at the site stack, the block at block and branch, from 0."""
+
+    index: int
+    branch: Branch | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """The noise levels of one sampling: `sigmas`, noisiest first, one more than there are steps."""
@@ -73,11 +89,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What a run is asked about: one condition, the site's input `x` [B, ...] for it, and what its policy wants to see."""
+    """What a run is asked about: one condition, the site's input `x` [B, ...] for it, and what its policy wants to see.
+
+    `place` tells the parts of the network apart, at the sites that have several.
+    """
 
     key: StreamKey
     x: Tensor
     probe: Tensor | None = None
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +110,7 @@ class Observation:
     computed: int  # evaluations computed so far in this run
     x: Tensor | None = None  # the site's input [B, ...]
     error: Tensor | None = None  # [], when a computed evaluation is settled: relative error of the forecast it did not need
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from .growing import Growing
 from .guards import AtMost, Budget, Guard, Steps, Tail, Warmup, Within
 from .magnitude import Magnitude
 from .paced import Carried, Paced
+from .place import PerBranch, PerPlace
 from .rate import OutputRate
 
 __all__ = [

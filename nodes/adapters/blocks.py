@@ -1,4 +1,4 @@
-"""The site STACK: skips a span of transformer blocks by means of the host's block patches, laid over one call at a time."""
+"""The sites STACK and BLOCK: skip spans of transformer blocks by the host's block patches, laid over one call at a time."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...cache_core import Case, Probe, RecipeError, Run
+from ...cache_core import Case, Place, Probe, Run, Site
 from ...cache_core.macs import Meter
 from . import options
 from .families import BlockArgs, BlockKey, Blocks
 
-SPAN = "stack"
 Patch = Callable[[BlockArgs, Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -26,83 +25,102 @@ class Call:
     latent: Tensor  # the network's input [R * B, C, ...]
     first: Tensor | None = None  # tokens [R * B, L, D] before the first block
     modulated: Tensor | None = None
-    cases: list[Case] = field(default_factory=list)
-    forecast: Tensor | None = None  # the span's output, if it is skipped
-    macs: int = 0  # made before the span
+    reached: bool = False  # whether the host has called the first block's patch
+    _probes: list[Tensor | None] | None = None
 
     def begin(self, blocks: Blocks, network: Any, args: BlockArgs, key: BlockKey) -> None:
         """Keep what the policy wants to see of the first block's arguments."""
+        self.reached = True
         wanted = self.run.recipe.policy.probe
         if wanted is Probe.FIRST_BLOCK:
             self.first = blocks.tokens(args, key).clone()
         elif wanted is Probe.MODULATED:
             self.modulated = blocks.modulated(network, args)
 
-    def enter(self, tokens: Tensor) -> None:
-        """Decide at the span's entry. The forecast is made at once, since the host may write into `tokens`."""
-        kept = tokens.clone()
-        probes = self._probes(kept)
-        parts = zip(self.keys, kept.chunk(len(self.keys)), probes, strict=True)
-        self.cases = [Case(key, x, probe) for key, x, probe in parts]
-        if self.run.decide(self.cases):
-            self.forecast = torch.cat([self.run.reuse(case) for case in self.cases])
-            self.meter.skip(SPAN)
-        self.macs = self.meter.so_far
+    def probes(self, tokens: Tensor) -> list[Tensor | None]:
+        """What the policy wants to see, for each condition; `tokens` are those at the entry of the first span."""
+        if self._probes is None:
+            self._probes = self._look(tokens)
+        return self._probes
 
-    def leave(self, tokens: Tensor) -> None:
-        """Learn from a computed span."""
-        self.meter.note(SPAN, self.meter.so_far - self.macs)
-        for case, part in zip(self.cases, tokens.chunk(len(self.keys)), strict=True):
-            self.run.record(case, part)
-
-    def _probes(self, tokens: Tensor) -> list[Tensor | None]:
+    def _look(self, tokens: Tensor) -> list[Tensor | None]:
         wanted = self.run.recipe.policy.probe
-        if wanted is Probe.FIRST_BLOCK:
-            assert self.first is not None
-            return list((tokens - self.first).chunk(len(self.keys)))
         if wanted is Probe.NOTHING:
             return [None] * len(self.keys)
         probe = self.latent if wanted is Probe.LATENT else self.modulated
+        if wanted is Probe.FIRST_BLOCK:
+            assert self.first is not None
+            probe = tokens - self.first
         assert probe is not None
         return list(probe.chunk(len(self.keys)))
 
 
-def through_stack(executor: Any, run: Run, meter: Meter, blocks: Blocks, args: list[Any], kwargs: dict[str, Any]) -> Any:
+@dataclass(slots=True)
+class Part:
+    """One cached span of blocks in one call."""
+
+    call: Call
+    place: Place
+    span: range
+    cases: list[Case] = field(default_factory=list)
+    forecast: Tensor | None = None  # the span's output, if it is skipped
+    macs: int = 0  # made before the span
+
+    def enter(self, tokens: Tensor) -> None:
+        """Decide at the span's entry. The forecast is made at once, since the host may write into `tokens`."""
+        call, kept = self.call, tokens.clone()
+        parts = zip(call.keys, kept.chunk(len(call.keys)), call.probes(kept), strict=True)
+        self.cases = [Case(key, x, probe, self.place) for key, x, probe in parts]
+        if call.run.decide(self.cases):
+            self.forecast = torch.cat([call.run.reuse(case) for case in self.cases])
+            call.meter.skip(self.place)
+        self.macs = call.meter.so_far
+
+    def leave(self, tokens: Tensor) -> None:
+        """Learn from a computed span."""
+        call = self.call
+        call.meter.note(self.place, call.meter.so_far - self.macs)
+        for case, part in zip(self.cases, tokens.chunk(len(call.keys)), strict=True):
+            call.run.record(case, part)
+
+
+def through_blocks(executor: Any, run: Run, meter: Meter, blocks: Blocks, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Call the network with our patches over those that are there already."""
     passed = options.transformer_options(args, kwargs)
     call = Call(run, meter, options.conditions(passed, run), args[0])
     replace = passed.get("patches_replace", {})
     overlay = patches(blocks, executor.class_obj, call, replace.get("dit", {}))
-    laid = {**passed, "patches_replace": {**replace, "dit": {**replace.get("dit", {}), **overlay}}}
-    args = [laid if value is passed else value for value in args]
-    return executor(*args, **{key: laid if value is passed else value for key, value in kwargs.items()})
+    return options.call_with(executor, args, kwargs, passed, {"patches_replace": {**replace, "dit": {**replace.get("dit", {}), **overlay}}})
+
+
+def parts_of(call: Call, total: int) -> list[Part]:
+    """The spans that the recipe caches as wholes, among the network's `total` blocks."""
+    spans = call.run.recipe.cached(total)
+    if call.run.recipe.site is Site.STACK:
+        return [Part(call, Place(n), span) for n, span in enumerate(spans)]
+    return [Part(call, Place(block), range(block, block + 1)) for span in spans for block in span]
 
 
 def patches(blocks: Blocks, network: Any, call: Call, existing: Mapping[BlockKey, Patch]) -> dict[BlockKey, Patch]:
     """A patch for each block that the call has to do with; a patch already there is run inside ours."""
-    keys, recipe = blocks.keys(network), call.run.recipe
-    entry, last = recipe.head, len(keys) - recipe.tail - 1
-    if entry > last:
-        raise RecipeError(
-            f"{recipe.name}: head {recipe.head} and tail {recipe.tail} leave none of the model's {len(keys)} blocks to cache. "
-            "Make them smaller."
-        )
+    keys = blocks.keys(network)
+    parts = {block: part for part in parts_of(call, len(keys)) for block in part.span}
 
     def patch(index: int, key: BlockKey) -> Patch:
-        inner = existing.get(key)
+        inner, part = existing.get(key), parts.get(index)
 
         def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
             if index == 0:
                 call.begin(blocks, network, args, key)
-            if index == entry:
-                call.enter(blocks.tokens(args, key))
-            if call.forecast is not None and index >= entry:
-                return blocks.place(args, key, call.forecast) if index == last else args
+            if part is not None and index == part.span[0]:
+                part.enter(blocks.tokens(args, key))
+            if part is not None and part.forecast is not None:
+                return blocks.place(args, key, part.forecast) if index == part.span[-1] else args
             out: Mapping[str, Any] = inner(args, extra) if inner else extra["original_block"](args)
-            if index == last:
-                call.leave(blocks.tokens(out, key))
+            if part is not None and index == part.span[-1]:
+                part.leave(blocks.tokens(out, key))
             return out
 
         return run_block
 
-    return {key: patch(n, key) for n, key in enumerate(keys) if n == 0 or entry <= n <= last}
+    return {key: patch(n, key) for n, key in enumerate(keys) if n == 0 or n in parts}

@@ -16,7 +16,7 @@ from ...cache_core.macs import Meter, form, is_compiled
 from ...cache_core.measure import Stopwatch, scalar
 from ...cache_core.policies import Never
 from . import options, reports
-from .blocks import through_stack
+from .blocks import through_blocks
 from .families import blocks_of
 
 Listener = Callable[[Ledger], None]
@@ -155,7 +155,8 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     plain = [value for value in args if value is not passed]
     named = {key: value for key, value in kwargs.items() if value is not passed}
     recipe = run.recipe
-    key = (form(plain), form(named), options.replaced_blocks(passed), recipe.site, recipe.head, recipe.tail)
+    layout = (recipe.site, recipe.head, recipe.tail, recipe.spans, recipe.branches)
+    key = (form(plain), form(named), options.replaced_blocks(passed), layout)
     meter = _meter(network)
     with nullcontext() if meter.knows(key) else options.watched_attention(passed, meter.attention):
         result, macs = meter.through(lambda: executor(*args, **kwargs), key)
@@ -164,12 +165,12 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _blocks(executor: Any, *args: Any, **kwargs: Any) -> Any:
-    """Wrapper of one pass through the network itself: the place of the site STACK."""
+    """Wrapper of one pass through the network itself: the place of the sites inside it."""
     run = options.run_of(options.transformer_options(args, kwargs))
     blocks = blocks_of(executor.class_obj)
-    if run is None or run.recipe.site is not Site.STACK or blocks is None:
+    if run is None or not run.recipe.site.inside or blocks is None:
         return executor(*args, **kwargs)
-    return through_stack(executor, run, _meter(executor.class_obj), blocks, list(args), kwargs)
+    return through_blocks(executor, run, _meter(executor.class_obj), blocks, list(args), kwargs)
 
 
 def _meter(network: nn.Module) -> Meter:

@@ -29,6 +29,13 @@ def transformer_options(args: Sequence[Any], kwargs: Options) -> Options:
     return options
 
 
+def call_with(executor: Any, args: Sequence[Any], kwargs: Options, passed: Options, changes: Options) -> Any:
+    """Call on, with `changes` laid over the transformer options `passed` that are among the arguments; they stay as they are."""
+    laid = {**passed, **changes}
+    args = [laid if value is passed else value for value in args]
+    return executor(*args, **{key: laid if value is passed else value for key, value in kwargs.items()})
+
+
 def active(conds: Conds, sigma: float) -> tuple[Any, ...]:
     """Which of the conditions, and of their ControlNets, act at noise level `sigma`, as something to compare by.
 
