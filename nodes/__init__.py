@@ -3,10 +3,12 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .cache import Encore, EncoreMeasure
+from .compose import COMPOSE
 from .demo import EncoreDemoCodec, EncoreDemoPrompt
+from .methods import METHODS
 from .report import EncoreReport
 
-NODES: list[type[io.ComfyNode]] = [Encore, EncoreMeasure, EncoreReport, EncoreDemoPrompt, EncoreDemoCodec]
+NODES: list[type[io.ComfyNode]] = [Encore, EncoreMeasure, EncoreReport, EncoreDemoPrompt, EncoreDemoCodec, *METHODS, *COMPOSE]
 
 
 class EncoreExtension(ComfyExtension):

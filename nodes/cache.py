@@ -4,11 +4,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..cache_core import Ledger, Site
+from ..cache_core import Site
 from ..cache_core.published import encore, measure
 from .adapters.families import family_of
 from .adapters.host import attach
-from .live import show
+from .live import listener
 
 
 class Encore(io.ComfyNode):
@@ -52,7 +52,7 @@ class Encore(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, speed: float, site: str = Site.GUIDED.value) -> io.NodeOutput:
         recipe = encore(speed, family_of(model), Site(site))
-        return io.NodeOutput(attach(model, recipe, _listener(cls.hidden.unique_id)))
+        return io.NodeOutput(attach(model, recipe, listener(cls.hidden.unique_id)))
 
 
 class EncoreMeasure(io.ComfyNode):
@@ -73,11 +73,4 @@ class EncoreMeasure(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any) -> io.NodeOutput:
-        return io.NodeOutput(attach(model, measure(), _listener(cls.hidden.unique_id)))
-
-
-def _listener(node_id: str | None) -> Any:
-    def listener(ledger: Ledger) -> None:
-        show(node_id, ledger)
-
-    return listener
+        return io.NodeOutput(attach(model, measure(), listener(cls.hidden.unique_id)))

@@ -1,10 +1,22 @@
 """Sends what happened to the node on the canvas, while the graph is still running."""
 
 import logging
+from collections.abc import Callable, Sequence
 
 from ..cache_core import Ledger
 
 EVENT = "encore.report"
+
+
+def listener(node_id: str | None, notes: Sequence[str] = ()) -> Callable[[Ledger], None]:
+    """What a node gives to `attach`: at the end of a sampling it adds the node's `notes` to the ledger and shows it there."""
+
+    def listen(ledger: Ledger) -> None:
+        for note in notes:
+            ledger.note(note)
+        show(node_id, ledger)
+
+    return listen
 
 
 def show(node_id: str | None, ledger: Ledger) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A transformer's family ("flux", "wan", "other"), its width, its blocks of all kinds, and the channels of its input."""
+    """A transformer's family ("flux", "wan", "other"), its width, its blocks of all kinds, and the channels of its input; 0 = unknown."""
 
     family: str
     width: int = 0
@@ -15,8 +15,8 @@ class Network:
     channels: int = 0
 
     def distance(self, other: "Network") -> tuple[bool, bool, float]:
-        """How unlike two networks are: family first, then the input's channels, then the ratio of widths."""
-        apart = abs(math.log((self.width + 1) / (other.width + 1)))
+        """How unlike a known network `other` is: family first, then the input's channels, then the ratio of widths."""
+        apart = abs(math.log(self.width / other.width)) if self.width else 0.0
         return self.family != other.family, self.channels != other.channels, apart
 
 
@@ -33,5 +33,5 @@ MODELS = {
 
 def closest(network: Network, names: Iterable[str]) -> tuple[str, bool]:
     """The one of these `names` of MODELS most like `network`, the first of equals, and whether it looks the same."""
-    name = min(names, key=lambda name: MODELS[name].distance(network))
+    name = min(names, key=lambda name: network.distance(MODELS[name]))
     return name, MODELS[name] == network
