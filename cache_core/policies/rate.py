@@ -28,11 +28,15 @@ class OutputRate:
     """Reuse while the changes that the output must have made since it was computed sum up to less than `threshold`.
 
     EasyCache (arXiv:2507.02860), eq. 6-8: the rate k = |v_a - v_b|_1 / |x_a - x_b|_1 of the last two computed evaluations, a
-    and b, holds until the next; each evaluation adds k |x_t - x_{t-1}|_1 / |v_a|_1. The host's node takes |x_t - x_a| instead
-    and so counts early moves again and again; ours is the paper's, and the authors' code.
+    and b, holds until the next; each evaluation adds k |x_t - x_{t-1}|_1 / |v_a|_1.
+
+    The host's own nodes differ, and tests/test_host_rivals.py shows each difference. They take |x_t - x_a| and so count
+    early moves again and again; ours is the paper's, and the authors' code. They look at one pixel in 64 and miss what
+    happens between; ours looks at all. They go by the negative prompt alone; ours needs every condition to agree, since all
+    of them are forecast. LazyCache keeps x0 - x = -sigma v, which is too large a step later; ours keeps the velocity.
 
     Whatever is missing is unknown, never 0: before two computed evaluations, after another shape, where the input did not
-    move or the output is 0, there is no rate, and it computes. (The host's node takes 0 there, and never computes again.)
+    move or the output is 0, there is no rate, and it computes. (The host's nodes take 0 there, and never compute again.)
     """
 
     threshold: float
