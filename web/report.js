@@ -5,13 +5,13 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const EVENT = "encore.report"; // sent by nodes/live.py at the end of a sampling: { node, run }
-const HEIGHTS = { EncoreReport: 216, EncoreApply: 76, EncoreMeasure: 76 }; // pixels at least
-const WIDTHS = { EncoreReport: 420, EncoreApply: 300, EncoreMeasure: 300 }; // pixels of a new node
+const REPORT = [420, 216]; // pixels of a new Encore Report: width, and height of its panel at least
+const CARRIER = [300, 76]; // the same of a node that puts a cache on a model
 const EMPTY = {
   EncoreReport: "Queue the workflow: the report appears here.",
-  EncoreApply: "Queue the workflow: what was computed appears here.",
   EncoreMeasure: "Queue the workflow: what every step takes appears here.",
 };
+const WAITING = "Queue the workflow: what was computed appears here.";
 const ESTIMATE = "est.: against a loop whose every step takes as long as the median computed one. Encore Report measures it.";
 const LEGEND = "bar: time · line: forecast error";
 const RESTORED = 200; // milliseconds after which the frontend has put a workflow's outputs back
@@ -172,10 +172,15 @@ function showLine(panel, run) {
   panel.replaceChildren(...[line, remarksOf(run, "line faint"), box].filter(Boolean));
 }
 
+/** Size of the panel that belongs on a node, if one does: on the report, and on every node of ours that gives a model. */
+function sizeOf(node) {
+  if (node.comfyClass === "EncoreReport") return REPORT;
+  return /^Encore/.test(node.comfyClass) && node.outputs?.some(({ type }) => type === "MODEL") ? CARRIER : null;
+}
+
 /** Put an empty panel on a node. It is drawn only: nothing of it is saved or sent. */
-function addPanel(node) {
-  const panel = make("div", "encore-panel", make("div", "faint", EMPTY[node.comfyClass]));
-  const height = HEIGHTS[node.comfyClass];
+function addPanel(node, [least, height]) {
+  const panel = make("div", "encore-panel", make("div", "faint", EMPTY[node.comfyClass] ?? WAITING));
   const widget = node.addDOMWidget("encore_report", "ENCORE_REPORT", panel, {
     serialize: false,
     hideOnZoom: false,
@@ -185,7 +190,7 @@ function addPanel(node) {
   });
   widget.serialize = false;
   const [width, tall] = node.computeSize();
-  node.setSize([Math.max(node.size[0], width, WIDTHS[node.comfyClass]), Math.max(node.size[1], tall)]);
+  node.setSize([Math.max(node.size[0], width, least), Math.max(node.size[1], tall)]);
   panels.set(node, panel);
   return panel;
 }
@@ -220,8 +225,9 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
-    if (!(node.comfyClass in HEIGHTS)) return;
-    const panel = addPanel(node);
+    const size = sizeOf(node);
+    if (!size) return;
+    const panel = addPanel(node, size);
     if (node.comfyClass !== "EncoreReport") return;
     const before = node.onExecuted;
     node.onExecuted = function (output) {
