@@ -33,6 +33,8 @@ class Change:
 
     First-Block Cache (Comfy-WaveSpeed) and DBCache (cache-dit): |p_t - p_a|_1 / |p_a|_1 < threshold, p the residual of the
     blocks that always run and a the last computed evaluation; nothing is summed. Typical: 0.05 to 0.15.
+    Of FLUX they and diffusers look at the picture tokens alone; here p has the text tokens too, since their residual is
+    reused as well. What is not a number computes (diffusers reuses there), and a threshold of 0 computes everything.
     """
 
     threshold: float

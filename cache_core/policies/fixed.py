@@ -41,7 +41,10 @@ class Never(Fixed):
 
 @dataclass(frozen=True, slots=True)
 class Interval(Fixed):
-    """Compute one evaluation in `every`; reuse the others. FORA (arXiv:2407.01425), section 3."""
+    """Compute one evaluation in `every`; reuse the others. FORA (arXiv:2407.01425), section 3.
+
+    After a `Warmup` the first run of reuses is as long as the others, as in TaylorSeer's code; diffusers makes it one long.
+    """
 
     every: int
 

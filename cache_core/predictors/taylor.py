@@ -39,6 +39,8 @@ class Taylor(Linear):
     Its order 2 is not the parabola through the anchors: prefer `Lagrange`, and this one to reproduce published results.
     The authors count steps on the `axis` (Axis.STEP); on equal steps of sigma that is the same forecast. Fewer anchors
     give a lower order, and so do anchors too close together (`polynomial.apart`), which the paper has none of.
+    diffusers' lite mode forecasts what the last layer gave, modulated for an older step, and keeps anchors in bfloat16; at the
+    site STACK the present step modulates what is forecast, and anchors are kept as they come.
     """
 
     order: int
