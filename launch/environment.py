@@ -168,6 +168,11 @@ def add_host(python: Path, comfyui: Path, *, exact: bool) -> None:
 
 
 def add_dev(python: Path) -> None:
-    """The pinned tools of the tests."""
-    file = ROOT / "requirements-dev.txt"
-    add_layer("dev", file.read_text(), lambda: pip(python, "test tools", ["install", "-r", file]))
+    """The pinned tools of the tests, and the rival that they compare with."""
+    tools, rivals = ROOT / "requirements-dev.txt", ROOT / "requirements-rivals.txt"
+
+    def install() -> None:
+        pip(python, "test tools", ["install", "-r", tools])
+        pip(python, "a rival to compare with", ["install", "--no-deps", "-r", rivals])
+
+    add_layer("dev", [tools.read_text(), rivals.read_text()], install)
