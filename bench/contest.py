@@ -65,6 +65,11 @@ class Course:
     def name(self) -> str:
         return f"demo-{self.family}"
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model computes on the processor, so that all its time is host time."""
+        return bool(self.model.load_device.type == "cpu")
+
     def frames(self, entrant: Entrant, progress: Progress) -> tuple[Tensor, Result]:
         """Sample all prompts, unscored: frames [N, F, 64, 64, 3] in 0..1. A bare model is looked on while it samples."""
         result, parts = Result(entrant), []
@@ -89,12 +94,14 @@ class Course:
     def race(self, results: Sequence[Result], rounds: int, progress: Progress) -> None:
         """Time the denoising loop, one prompt at a time: in each round every entrant in turn samples the same prompt."""
         for number in range(rounds):
-            scene = self.scenes[number % len(self.scenes)]
             for result in results:
                 entrant = result.entrant
                 cached = attach(self.model, entrant.recipe) if entrant.recipe else self.model
-                model = timed(cached, result.seconds)
-                self._sample(model, [scene], entrant, number, progress)
+                self.one(entrant, timed(cached, result.seconds), number, progress)
+
+    def one(self, entrant: Entrant, model: Any, number: int, progress: Progress) -> None:
+        """Sample the prompt of round `number` alone, with `model` as it is."""
+        self._sample(model, [self.scenes[number % len(self.scenes)]], entrant, number, progress)
 
     def _sample(self, model: Any, scenes: Sequence[Scene], entrant: Entrant, seed: int, progress: Progress) -> Tensor:
         return sample(model, self.family, scenes, entrant.setting, HELD_OUT + seed, lambda: progress(len(scenes)))
