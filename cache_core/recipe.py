@@ -81,7 +81,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         probe, site = self.policy.probe, self.site
-        if probe in (Probe.MODULATED, Probe.FIRST_BLOCK) and site not in (Site.STACK, Site.BLOCK):
+        if probe.inside and site not in (Site.STACK, Site.BLOCK):
             raise RecipeError(
                 f"{self.name}: the policy looks at the {probe.value}, which only exists inside the network, but the site is "
                 f"{site.value}. Use the site stack or block, or a policy that looks at the latent."

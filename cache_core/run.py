@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from .errors import ProtocolError
+from .fallback import outside
 from .ledger import Ledger
 from .measure import Stopwatch
 from .recipe import Recipe
@@ -76,6 +77,13 @@ class Run:
         self.ledger.add(step, verdict, self.macs, watch.stop(), self._errors, share)
         self.ledger.peak_bytes = max(self.ledger.peak_bytes, sum(stream.nbytes for stream in self._streams.values()))
         self._evaluation = None
+
+    def retreat(self, reason: str) -> None:
+        """Leave the inside of the network for the site COND, because of `reason`, a sentence; the report says so."""
+        self.recipe, told = outside(self.recipe)
+        self.ledger.site = self.recipe.site.value
+        self.ledger.note(f"{reason} {told}")
+        self._streams.clear()
 
     def _now(self) -> tuple[Step, Stopwatch]:
         if self._evaluation is None:

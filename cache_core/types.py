@@ -20,6 +20,11 @@ class Probe(Enum):
     MODULATED = "modulated input"  # the first block's input after its first norm and modulation, [B, L, D]
     FIRST_BLOCK = "first-block residual"  # what the blocks that always run add to the tokens, [B, L, D]
 
+    @property
+    def inside(self) -> bool:
+        """Whether only the inside of a network can show it."""
+        return self in (Probe.MODULATED, Probe.FIRST_BLOCK)
+
 
 class Branch(Enum):
     """The parts of a transformer block whose outputs are added to the tokens."""

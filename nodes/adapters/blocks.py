@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ...cache_core import Case, Place, Probe, Run, Site
 from ...cache_core.macs import Meter
-from . import options
 from .families import BlockArgs, BlockKey, Blocks
 
 Patch = Callable[[BlockArgs, Mapping[str, Any]], Mapping[str, Any]]
@@ -26,16 +25,24 @@ class Call:
     first: Tensor | None = None  # tokens [R * B, L, D] before the first block
     modulated: Tensor | None = None
     reached: bool = False  # whether the host has called the first block's patch
+    lost: bool = False  # whether a block's arguments turned out not to be the ones we know
     _probes: list[Tensor | None] | None = None
 
-    def begin(self, blocks: Blocks, network: Any, args: BlockArgs, key: BlockKey) -> None:
-        """Keep what the policy wants to see of the first block's arguments."""
+    def begin(self, blocks: Blocks, network: Any, args: BlockArgs, key: BlockKey) -> bool:
+        """Whether a block's arguments are those we know; of the first one's, keep what the policy wants to see."""
+        if not self.lost and (reason := blocks.unlike(args, key)) is not None:
+            self.lost = True
+            self.run.retreat(reason)
+        if self.lost or self.reached:
+            self.reached = True
+            return not self.lost
         self.reached = True
         wanted = self.run.recipe.policy.probe
         if wanted is Probe.FIRST_BLOCK:
             self.first = blocks.tokens(args, key).clone()
         elif wanted is Probe.MODULATED:
             self.modulated = blocks.modulated(network, args)
+        return True
 
     def probes(self, tokens: Tensor) -> list[Tensor | None]:
         """What the policy wants to see, for each condition; `tokens` are those at the entry of the first span."""
@@ -84,15 +91,6 @@ class Part:
             call.run.record(case, part)
 
 
-def through_blocks(executor: Any, run: Run, meter: Meter, blocks: Blocks, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Call the network with our patches over those that are there already."""
-    passed = options.transformer_options(args, kwargs)
-    call = Call(run, meter, options.conditions(passed, run), args[0])
-    replace = passed.get("patches_replace", {})
-    overlay = patches(blocks, executor.class_obj, call, replace.get("dit", {}))
-    return options.call_with(executor, args, kwargs, passed, {"patches_replace": {**replace, "dit": {**replace.get("dit", {}), **overlay}}})
-
-
 def parts_of(call: Call, total: int) -> list[Part]:
     """The spans that the recipe caches as wholes, among the network's `total` blocks."""
     spans = call.run.recipe.cached(total)
@@ -110,15 +108,14 @@ def patches(blocks: Blocks, network: Any, call: Call, existing: Mapping[BlockKey
         inner, part = existing.get(key), parts.get(index)
 
         def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
-            if index == 0:
-                call.begin(blocks, network, args, key)
-            if part is not None and index == part.span[0]:
-                part.enter(blocks.tokens(args, key))
-            if part is not None and part.forecast is not None:
-                return blocks.place(args, key, part.forecast) if index == part.span[-1] else args
+            mine = part if call.begin(blocks, network, args, key) else None
+            if mine is not None and index == mine.span[0]:
+                mine.enter(blocks.tokens(args, key))
+            if mine is not None and mine.forecast is not None:
+                return blocks.place(args, key, mine.forecast) if index == mine.span[-1] else args
             out: Mapping[str, Any] = inner(args, extra) if inner else extra["original_block"](args)
-            if part is not None and index == part.span[-1]:
-                part.leave(blocks.tokens(out, key))
+            if mine is not None and index == mine.span[-1]:
+                mine.leave(blocks.tokens(out, key))
             return out
 
         return run_block

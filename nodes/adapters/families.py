@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...cache_core import RecipeError
 
@@ -35,31 +35,48 @@ class Blocks:
                 continue
             blocks = getattr(network, attribute, None)
             if blocks is None:
-                raise RecipeError(
-                    f"{type(network).__name__} of this ComfyUI has no '{attribute}', so its blocks cannot be reached. "
-                    "Use the site guided, which works on any model."
-                )
-            left_out = getattr(network, self.skips[n]) if self.skips else ()
+                raise RecipeError(f"{type(network).__name__} of this ComfyUI has no '{attribute}', so its blocks cannot be reached.")
+            left_out = getattr(network, self.skips[n], ()) if self.skips else ()
             found += [(kind, index) for index in range(len(blocks)) if index not in left_out]
         return found
 
+    def block(self, network: Any, key: BlockKey) -> nn.Module:
+        """The block itself."""
+        found: nn.Module = getattr(network, self.double if key[0] == "double_block" else str(self.single))[key[1]]
+        return found
+
+    def unlike(self, args: BlockArgs, key: BlockKey) -> str | None:
+        """Why a block's arguments are not the ones we know, or None if they are."""
+        wrong = [name for name in self._names(key) if not isinstance(args.get(name), Tensor)]
+        if not wrong:
+            return None
+        return f"Block {key[1]} of this ComfyUI was called with {', '.join(args)}, and a tensor {' and '.join(wrong)} was expected."
+
+    def _names(self, key: BlockKey) -> tuple[str, ...]:
+        """The arguments that hold a block's tokens."""
+        return ("img",) if key[0] == "single_block" else self.parts
+
     def tokens(self, args: BlockArgs, key: BlockKey) -> Tensor:
         """All tokens [B, L, D] in a block's arguments or results; may be the host's own tensor."""
-        if key[0] == "single_block" or len(self.parts) == 1:
-            tokens: Tensor = args["img"]
+        names = self._names(key)
+        if len(names) == 1:
+            tokens: Tensor = args[names[0]]
             return tokens
-        return torch.cat([args[part] for part in self.parts], 1)
+        return torch.cat([args[name] for name in names], 1)
 
     def place(self, args: BlockArgs, key: BlockKey, tokens: Tensor) -> dict[str, Any]:
         """`args` with `tokens` [B, L, D] in them: the inverse of `tokens`."""
-        if key[0] == "single_block" or len(self.parts) == 1:
-            return {**args, "img": tokens}
-        parts = tokens.split([args[part].shape[1] for part in self.parts], 1)  # type: ignore[no-untyped-call]
-        return {**args, **dict(zip(self.parts, parts, strict=True))}
+        names = self._names(key)
+        parts = tokens.split([args[name].shape[1] for name in names], 1)  # type: ignore[no-untyped-call]
+        return {**args, **dict(zip(names, parts, strict=True))}
 
     def modulated(self, network: Any, args: BlockArgs) -> Tensor:
         """The first block's picture tokens [B, L, D] after norm and modulation: TeaCache's probe."""
         block, tokens, vec = getattr(network, self.double)[0], args["img"], args["vec"]
+        if isinstance(getattr(block, "img_mod", None), nn.Sequential):  # Qwen-Image: shift, scale and gate, twice, side by side
+            shift, scale = (part[: len(tokens), None] for part in block.img_mod(vec).chunk(6, -1)[:2])
+            mixed: Tensor = block.img_norm1(tokens) * (1 + scale) + shift
+            return mixed
         if hasattr(block, "img_mod"):
             first, _ = block.img_mod(vec) if getattr(block, "modulation", True) else vec[0]
             found: Tensor = block.img_norm1(tokens) * (1 + first.scale) + first.shift

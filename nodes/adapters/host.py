@@ -15,9 +15,7 @@ from ...cache_core import CacheError, Case, Ledger, Recipe, Run, Schedule, Site
 from ...cache_core.macs import Meter, form, is_compiled
 from ...cache_core.measure import Stopwatch, scalar
 from ...cache_core.policies import Never
-from . import options, reports
-from .blocks import through_blocks
-from .families import blocks_of
+from . import inside, options, reports
 
 Listener = Callable[[Ledger], None]
 
@@ -54,11 +52,13 @@ def _sampling(recipe: Recipe, listener: Listener | None) -> Callable[..., Any]:
         passed = guider.model_options.setdefault("transformer_options", {})
         passed[options.KEY] = run = _start(recipe, passed, sampler=args[2], sigmas=args[3])
         try:
+            inside.check(run, guider.model_patcher.model.diffusion_model, options.is_compiled(passed))
             latent = executor(*args, **kwargs)
         finally:
             guider.model_options = before
             run.ledger.settle()
-            if run.ledger.entries and not run.ledger.reused and not isinstance(run.recipe.policy, Never):
+            computed = bool(run.ledger.entries) and all(entry.share == 1.0 for entry in run.ledger.entries)
+            if computed and not isinstance(run.recipe.policy, Never):
                 run.ledger.note(f"Everything was computed: {run.ledger.entries[-1].reason}.")
             if listener is not None:
                 listener(run.ledger)
@@ -167,10 +167,9 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
 def _blocks(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Wrapper of one pass through the network itself: the place of the sites inside it."""
     run = options.run_of(options.transformer_options(args, kwargs))
-    blocks = blocks_of(executor.class_obj)
-    if run is None or not run.recipe.site.inside or blocks is None:
+    if run is None or not run.recipe.site.inside:
         return executor(*args, **kwargs)
-    return through_blocks(executor, run, _meter(executor.class_obj), blocks, list(args), kwargs)
+    return inside.through(executor, run, _meter(executor.class_obj), list(args), kwargs)
 
 
 def _meter(network: nn.Module) -> Meter:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from ...cache_core import Run
 
 KEY = "encore"  # under which the run of a sampling travels in transformer_options, and our wrappers in the model
 RIVALS = ("easycache", "lazycache")  # other caches of the whole output that leave their mark in transformer_options
+ATTENTION = "optimized_attention_override"  # the host's slot for a function in place of its attention
 COMPILE = "torch.compile"  # under which ComfyUI's compile node puts its wrapper
 
 Options = Mapping[str, Any]
@@ -68,21 +70,30 @@ def rival(transformer_options: Options) -> str | None:
 @contextmanager
 def watched_attention(transformer_options: Options, watch: Callable[[Any, Any, Any], None]) -> Iterator[None]:
     """Shows `watch` the queries, keys and values of every attention of this call; an override that is there still acts."""
-    name = "optimized_attention_override"
-    inner = transformer_options.get(name)
+    inner = transformer_options.get(ATTENTION)
 
     def override(attend: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         watch(*args[:3])
         return attend(*args, **kwargs) if inner is None else inner(attend, *args, **kwargs)
 
     assert isinstance(transformer_options, dict)
-    transformer_options[name] = override
+    transformer_options[ATTENTION] = override
     try:
         yield
     finally:
-        transformer_options.pop(name)
+        transformer_options.pop(ATTENTION)
         if inner is not None:
-            transformer_options[name] = inner
+            transformer_options[ATTENTION] = inner
+
+
+def with_attention(transformer_options: Options, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> dict[str, Any]:
+    """A copy of the options in which every attention `attend(q, k, v, ...)` is `change(attend)`; an override that is there still acts."""
+    inner = transformer_options.get(ATTENTION)
+
+    def override(attend: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return change(attend if inner is None else partial(inner, attend))(*args, **kwargs)
+
+    return {**transformer_options, ATTENTION: override}
 
 
 def is_compiled(transformer_options: Options) -> bool:
