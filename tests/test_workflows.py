@@ -17,23 +17,29 @@ import aiohttp
 import folder_paths
 import pytest
 from pack.demo.world import MOTIONS, SIDE, parse
+from pack.launch import templates
 from pack.launch.server import Server, serving
 from pack.launch.setup import Host
 from pack.launch.validate import validate
 from pack.launch.workflow import Workflow, to_prompt
+from pack.nodes import methods as nodes
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "workflows").glob("*.json"))
 DOCUMENTS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in FILES}
 DEMOS = {"demo_flux_before_after": 4, "demo_wan_before_after": 5}  # pictures that a branch saves
+METHODS = {f"{templates.slug({'display_name': node.title})}_demo": node.node_id for node in nodes.METHODS}
 TITLE = 30  # pixels of a node's title, above its position
 STEPS = 8
+MORE = 12  # past the warm-up of every method
+CAREFUL = {"easycache_demo", "dbcache_demo", "closed_loop_demo"}  # so few steps are too unlike for them
 PATIENCE = 240.0  # seconds without a word from the server
 
 pytestmark = pytest.mark.host
 every_workflow = pytest.mark.parametrize("name", DOCUMENTS)
 every_demo = pytest.mark.parametrize("name", DEMOS)
+every_method = pytest.mark.parametrize("name", METHODS)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +64,14 @@ def _nodes(name: str, *kinds: str) -> list[dict[str, Any]]:
 
 
 def test_each_model_has_a_demo_and_an_official_workflow() -> None:
-    assert set(DOCUMENTS) == {*DEMOS, "flux_dev_before_after", "wan21_t2v_before_after"}
+    assert set(DOCUMENTS) - set(METHODS) == {*DEMOS, "flux_dev_before_after", "wan21_t2v_before_after"}
+
+
+def test_each_method_has_a_workflow_as_it_is_written_today(object_info: dict[str, Any]) -> None:
+    made = dict(templates.documents(object_info))
+    assert set(made) == set(METHODS)
+    for name, document in made.items():
+        assert DOCUMENTS[name] == document, f"{name} is not what `python -m launch.templates` writes for this node"
 
 
 @every_workflow
@@ -84,7 +97,7 @@ def test_the_two_branches_differ_in_the_encore_node_alone(name: str) -> None:
     uncached, cached = _nodes(name, "KSampler")
     assert uncached["widgets_values"] == cached["widgets_values"]
     assert uncached["widgets_values"][1] == "fixed"
-    (measure,), (apply,) = _nodes(name, "EncoreMeasure"), _nodes(name, "EncoreApply")
+    (measure,), (apply,) = _nodes(name, "EncoreMeasure"), _nodes(name, METHODS.get(name, "EncoreApply"))
     workflow = Workflow(DOCUMENTS[name])
     sources = [[workflow.source(given["link"]) for given in node["inputs"] if given.get("link")] for node in (uncached, cached)]
     assert [found[0] for found in sources] == [(str(measure["id"]), 0), (str(apply["id"]), 0)]
@@ -110,13 +123,13 @@ def test_captions_of_the_demos_can_be_read(name: str) -> None:
 
 @every_workflow
 def test_comfyui_knows_all_nodes_widgets_and_links(name: str, object_info: dict[str, Any]) -> None:
-    assert validate(DOCUMENTS[name], object_info, any_model=name not in DEMOS) == []
+    assert validate(DOCUMENTS[name], object_info, any_model=name not in {*DEMOS, *METHODS}) == []
 
 
 @every_workflow
 def test_a_broken_workflow_is_found_out(name: str, object_info: dict[str, Any]) -> None:
     text = json.dumps(DOCUMENTS[name])
-    for sound, broken in (('"euler"', '"eulr"'), ('"uni_pc"', '"uni_cp"'), ('"EncoreApply"', '"EncoreAply"')):
+    for sound, broken in (('"euler"', '"eulr"'), ('"uni_pc"', '"uni_cp"'), ('"EncoreMeasure"', '"EncoreMeasur"')):
         if sound in text:
             assert validate(json.loads(text.replace(sound, broken)), object_info, any_model=True)
 
@@ -124,14 +137,21 @@ def test_a_broken_workflow_is_found_out(name: str, object_info: dict[str, Any]) 
 @pytest.fixture(scope="session")
 def runs(server: Server, object_info: dict[str, Any]) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
     """What each demo workflow left in the server's history, and the live reports it sent, with the steps turned down."""
-    return {name: asyncio.run(_run(server, _prompt(name, object_info))) for name in DEMOS}
+    return {name: asyncio.run(_run(server, _prompt(name, object_info, STEPS))) for name in DEMOS}
 
 
-def _prompt(name: str, object_info: dict[str, Any]) -> dict[str, Any]:
+@pytest.fixture(scope="session")
+def method_runs(server: Server, object_info: dict[str, Any]) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The same of each method's workflow. Those of one model follow each other: ComfyUI samples their uncached branch once."""
+    names = sorted(METHODS, key=lambda name: METHODS[name] in templates.ON_WAN)
+    return {name: asyncio.run(_run(server, _prompt(name, object_info, MORE))) for name in names}
+
+
+def _prompt(name: str, object_info: dict[str, Any], steps: int) -> dict[str, Any]:
     prompt = to_prompt(Workflow(DOCUMENTS[name]), object_info)
     for node in prompt.values():
         if node["class_type"] == "KSampler":
-            node["inputs"]["steps"] = STEPS
+            node["inputs"]["steps"] = steps
     return prompt
 
 
@@ -200,3 +220,16 @@ def test_the_nodes_that_carry_a_cache_report_live(name: str, runs: dict[str, Any
     assert {event["node"] for event in live} == carriers
     (content,) = _outputs(name, history, "EncoreReport")[0]["encore_report"]
     assert [event["run"] for event in live if event["run"]["reused"]] == [content["run"]]
+
+
+@every_method
+def test_a_method_runs_and_its_report_compares_what_it_reused(name: str, method_runs: dict[str, Any]) -> None:
+    history, live = method_runs[name]
+    assert history["status"]["status_str"] == "success", history["status"]["messages"]
+    (content,) = _outputs(name, history, "EncoreReport")[0]["encore_report"]
+    run, baseline = content["run"], content["baseline"]
+    assert (baseline["computed"], run["evaluations"]) == (MORE, MORE)
+    assert run["reused"] or (name in CAREFUL and any(note.startswith("Everything was computed") for note in run["notes"]))
+    assert (content["comparison"]["macs_reduction"] > 1.0) == bool(run["reused"])
+    (carrier,) = _nodes(name, METHODS[name])
+    assert [event["run"] for event in live if event["node"] == str(carrier["id"])] == [run]
