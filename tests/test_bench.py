@@ -1,0 +1,242 @@
+"""Benchmarks: the schema of a real run, intervals against known cases, and metrics against what they are defined by."""
+
+import inspect
+import json
+import math
+import random
+
+import pytest
+import torch
+from pack.bench import bootstrap, methods, metrics, output, overhead, rows, run
+from pack.cache_core import Recipe, published
+from pack.demo import judge
+from pack.demo.agreement import HELD_OUT
+from pack.demo.world import draw_scene, render
+from pack.launch import bench, cli, errors
+
+SCHEMA = {"model", "method", "setting", "steps", "computed", "macs_reduction", "speedup", "psnr_db", "ssim", "judge_distance", "frechet"}
+SCHEMA |= {"agreement", "prompts", "notes"}
+DIFFERENCES = ("psnr_db", "ssim", "judge_distance", "frechet", "agreement", "speedup")
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """`bench methods` on demo-flux as it writes it, so small that only its form is worth a look."""
+    file = tmp_path_factory.mktemp("bench") / "methods.json"
+    size = run.size(True, prompts=2, steps=STEPS)
+    assert run.bench("methods", ["flux"], size, "./encore bench methods --quick", file) == 0
+    return json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = random.Random(HELD_OUT)
+    return [draw_scene(rng) for _ in range(6)]
+
+
+class TestWhatIsWritten:
+    pytestmark = pytest.mark.host
+
+    def test_the_file_says_how_it_was_made_and_that_it_was_shrunk(self, written):
+        assert written["command"] == "./encore bench methods --quick"
+        assert written["shrunk"] is True
+        about = written["environment"]
+        assert {"encore", "comfyui", "python", "torch", "threads", "weights_sha256"} <= set(about)
+        assert ("cpu" in about) != ("gpu" in about)
+        assert about["threads"] == torch.get_num_threads()
+
+    def test_every_row_has_the_whole_schema(self, written):
+        for row in written["rows"]:
+            assert set(row) >= SCHEMA
+            assert row["model"] == "demo-flux"
+            assert row["prompts"] == 2
+            assert all(row[name] is not None for name in SCHEMA)
+
+    def test_every_method_and_both_plain_rivals_are_there(self, written):
+        found = {row["method"] for row in written["rows"]}
+        assert found == {"uncached", "fewer_steps_euler", "fewer_steps_2nd"} | {method.make.__name__ for method in methods.METHODS}
+
+    def test_every_published_method_is_in_the_table(self):
+        made = {
+            name
+            for name, make in vars(published).items()
+            if inspect.isfunction(make) and not name.startswith("_") and inspect.signature(make).return_annotation in (Recipe, "Recipe")
+        }
+        assert made - {"measure", "masked"} == {method.make.__name__ for method in methods.METHODS}
+
+    def test_every_interval_contains_its_value(self, written):
+        for row in written["rows"]:
+            for name in (*DIFFERENCES[:3], "agreement"):
+                low, high = row[f"{name}_ci"]
+                assert low - 1e-9 <= row[name] <= high + 1e-9, (row["method"], name)
+            assert {f"{name}_ci" for name in DIFFERENCES} <= set(row)
+
+    def test_the_uncached_row_is_equal_to_itself_and_the_others_are_compared_with_it(self, written):
+        uncached, *others = written["rows"]
+        assert uncached["method"] == "uncached"
+        assert (uncached["psnr_db"], uncached["ssim"], uncached["judge_distance"], uncached["frechet"]) == pytest.approx((100, 1, 0, 0))
+        assert (uncached["computed"], uncached["macs_reduction"], uncached["speedup"]) == (STEPS, 1.0, 1.0)
+        for row in others:
+            same = row["computed"] == STEPS and row["steps"] == STEPS and row["method"] != "fewer_steps_2nd"
+            assert (row["psnr_db"] == 100.0) is same, row["method"]
+
+    def test_fewer_steps_cost_what_the_method_costs(self, written):
+        by_name = {}
+        for row in written["rows"]:
+            by_name.setdefault(row["method"], []).append(row)
+        costs = {row["steps"] for row in by_name["fewer_steps_euler"]}
+        assert costs == {row["steps"] for row in by_name["fewer_steps_2nd"]}
+        for row in written["rows"]:
+            if "psnr_db_over_euler" in row:
+                cost = round(STEPS / row["macs_reduction"])
+                plain = next(plain for plain in by_name["fewer_steps_euler"] if plain["steps"] == cost)
+                assert row["psnr_db_over_euler"] == pytest.approx(row["psnr_db"] - plain["psnr_db"])
+
+
+def test_overhead_is_measured_at_every_site_and_what_is_kept_is_foretold(tmp_path):
+    file = tmp_path / "overhead.json"
+    run.bench("overhead", ["flux"], run.size(True, prompts=1, steps=STEPS), "./encore bench overhead", file)
+    control, *found = json.loads(file.read_text())["rows"]
+    assert control["method"] == "uncached"
+    assert {row["site"] for row in found} >= {"guided", "cond", "stack"}
+    for row in found:
+        assert set(row) >= SCHEMA
+        assert row["computed"] == row["steps"] == STEPS
+        assert row["evaluation_us"] > row["skipped_us"] > 0
+        assert row["overhead_us_ci"][0] <= row["overhead_us"] <= row["overhead_us_ci"][1]
+        if row["site"] in ("guided", "stack"):
+            assert row["kept_bytes"] == row["kept_bytes_predicted"]
+
+
+class TestBootstrap:
+    def test_the_interval_of_a_mean_is_the_normal_one_where_there_are_many_prompts(self):
+        values = torch.randn(400, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        low, high = bootstrap.interval(bootstrap.means(values.tolist()))
+        half = 1.96 * float(values.std()) / 400**0.5
+        assert (low, high) == pytest.approx((float(values.mean()) - half, float(values.mean()) + half), abs=0.12 * half)
+
+    def test_two_prompts_give_a_quarter_each_to_the_ends(self):
+        share = float((bootstrap.means([0.0, 1.0]) == 0.0).double().mean())
+        assert share == pytest.approx(0.25, abs=0.05)
+        assert bootstrap.interval(bootstrap.means([0.0, 1.0])) == (0.0, 1.0)
+
+    def test_what_a_prompt_does_to_both_cancels(self):
+        hard = [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
+        ours = [value + 1.0 for value in hard]
+        assert bootstrap.interval(bootstrap.means(ours) - bootstrap.means(hard)) == pytest.approx((1.0, 1.0))
+
+    def test_every_call_draws_the_same_and_at_least_a_thousand_times(self):
+        draws = bootstrap.resamples(16)
+        assert torch.equal(draws, bootstrap.resamples(16))
+        assert draws.shape[0] >= 1000
+        assert set(draws.unique().tolist()) == set(range(16))
+
+    def test_no_prompts_are_refused(self):
+        with pytest.raises(ValueError, match="needs 1 prompt"):
+            bootstrap.resamples(0)
+
+
+class TestMetrics:
+    def test_frechet_from_inner_products_is_the_judges(self):
+        generator = torch.Generator().manual_seed(1)
+        a, b = torch.randn(12, 40, generator=generator), 0.5 + 2 * torch.randn(30, 40, generator=generator)
+        draws = torch.stack([torch.arange(12), torch.tensor([3, 3, 0, 11, 5, 5, 5, 2, 9, 1, 1, 7])])
+        alone = metrics.frechets(a, b, draws, paired=False)
+        together = metrics.frechets(a, b, draws, paired=True)
+        for n, rows_drawn in enumerate(draws):
+            assert float(alone[n]) == pytest.approx(judge.frechet(a[rows_drawn], b), rel=1e-6)
+            assert float(together[n]) == pytest.approx(judge.frechet(a[rows_drawn], b[rows_drawn]), rel=1e-6)
+
+    def test_a_prompt_is_drawn_with_all_its_frames(self):
+        assert metrics.rows_of(torch.tensor([[2, 0]]), 2).tolist() == [[4, 5, 0, 1]]
+
+    def test_scores_fall_as_a_picture_moves_away_and_are_best_for_the_same(self, scenes):
+        frames = render(scenes[:1], random.Random(0))[0]
+        noise = torch.randn(frames.shape, generator=torch.Generator().manual_seed(0))
+        same, near, far = (metrics.score("flux", scenes[0], (frames + size * noise).clamp(0, 1), frames) for size in (0, 0.01, 0.1))
+        assert (same.psnr_db, same.ssim, same.judge_distance) == (100.0, 1.0, 0.0)
+        assert same.psnr_db > near.psnr_db > far.psnr_db
+        assert same.ssim > near.ssim > far.ssim
+        assert same.judge_distance < near.judge_distance < far.judge_distance
+
+    def test_psnr_is_not_rounded_to_pixel_values(self, scenes):
+        frames = torch.full((1, 64, 64, 3), 0.5)
+        off = metrics.score("flux", scenes[0], frames + 0.001, frames)
+        assert off.psnr_db == pytest.approx(60.0, abs=0.01)
+
+    def test_a_clips_psnr_is_over_all_frames(self, scenes):
+        frames = torch.full((5, 64, 64, 3), 0.5)
+        moved = frames.clone()
+        moved[2] += 0.1
+        assert metrics.score("wan", scenes[0], moved, frames).psnr_db == pytest.approx(-10 * math.log10(0.01 / 5), abs=0.01)
+
+
+class TestOutput:
+    def test_a_file_is_whole_or_not_there(self, tmp_path):
+        file = tmp_path / "rows.json"
+        file.write_text("old")
+        with pytest.raises(TypeError):
+            output.write(file, {"rows": [object()]})
+        assert file.read_text() == "old"
+        output.write(file, {"rows": [math.nan, (1.0, math.inf)]})
+        assert json.loads(file.read_text()) == {"rows": [None, [1.0, None]]}
+        assert [path.name for path in tmp_path.iterdir()] == ["rows.json"]
+
+    def test_the_table_has_the_fastest_first_and_the_notes_below(self):
+        row = {"model": "m", "method": "slow", "speedup": 1.0, "notes": []}
+        excluded = row | {"method": "left out", "speedup": None, "notes": ["why"]}
+        columns = [("method", lambda row: row["method"]), ("dB", lambda row: f"{row['psnr_db']:.1f}")]
+        text = output.table(columns, [row, row | {"method": "fast", "speedup": 2.0, "psnr_db": 40.0}, excluded])
+        assert [line.split("  ")[0] for line in text.splitlines()] == ["method", "fast", "slow", "left out", "m, left out: why"]
+
+
+def test_a_method_that_a_paper_excludes_gets_a_row_with_the_reason(monkeypatch):
+    course = type("Course", (), {"family": "wan", "name": "demo-wan", "scenes": (1, 2)})()
+    monkeypatch.setattr(methods, "METHODS", (methods.Method(published.fora, {}, "its paper is about pictures"),))
+    entrants, excluded = methods.entries(course, None)
+    assert entrants == []
+    assert excluded[0] == rows.blank(course, "fora", "", ["its paper is about pictures"])
+    assert excluded[0]["prompts"] == 2
+
+
+def test_an_idle_recipe_follows_no_wish_and_an_eager_one_every_wish():
+    inner = published.fora(2).policy
+    assert not overhead.Declined(inner).propose(inner.init(), _seen(9))[0].reuse
+    assert [overhead.Eager(inner).propose(inner.init(), _seen(n))[0].reuse for n in (3, 4, 5)] == [False, True, True]
+
+
+def _seen(evaluation):
+    from pack.cache_core import Observation, Schedule, Step
+
+    schedule = Schedule(tuple(1 - n / 10 for n in range(11)))
+    return Observation(Step(schedule, 1 - evaluation / 10, evaluation), None, 0, evaluation)
+
+
+class TestCommand:
+    def test_what_is_said_outweighs_quick_and_quick_outweighs_the_defaults(self):
+        assert run.size(False) == run.Size(prompts=16, steps=50, rounds=5, batch=16)
+        assert run.size(True, steps=7) == run.Size(prompts=4, steps=7, rounds=1, batch=16)
+
+    def test_every_benchmark_can_be_asked_for(self):
+        assert set(run.BENCHES) == set(bench.NAMES)
+        options, _ = cli.parse(["bench", "methods", "--quick", "--model", "wan", "--prompts", "8", "--threads", "2"])
+        assert (options.name, options.quick, options.model, options.prompts, options.threads, options.json) == (
+            "methods",
+            True,
+            "wan",
+            8,
+            2,
+            None,
+        )
+
+    @pytest.mark.parametrize("arguments", [["nothing"], ["methods", "--prompts", "0"], ["methods", "--model", "sdxl"]])
+    def test_a_wrong_argument_ends_in_one_line(self, arguments, capsys):
+        with pytest.raises(SystemExit):
+            cli.parse(["bench", *arguments])
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+    def test_a_folder_that_is_not_there_is_named_before_anything_is_sampled(self, tmp_path):
+        options, _ = cli.parse(["bench", "methods", "--json", str(tmp_path / "none" / "rows.json")])
+        with pytest.raises(errors.LaunchError, match="there is no folder"):
+            bench.bench(None, options)
