@@ -77,7 +77,7 @@ class Blocks:
             shift, scale = (part[: len(tokens), None] for part in block.img_mod(vec).chunk(6, -1)[:2])
             mixed: Tensor = block.img_norm1(tokens) * (1 + scale) + shift
             return mixed
-        if hasattr(block, "img_mod"):
+        if hasattr(block, "img_norm1"):  # Flux; Flux 2 and Chroma make the modulation of all blocks outside of them
             first, _ = block.img_mod(vec) if getattr(block, "modulation", True) else vec[0]
             found: Tensor = block.img_norm1(tokens) * (1 + first.scale) + first.shift
             return found
