@@ -14,6 +14,13 @@ def digits(mask):
     return "".join("1" if step in mask.computed else "0" for step in range(mask.total))
 
 
+def spread(text):
+    """The steps that "0-2,5" stands for."""
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
 class TestMasks:
     @pytest.mark.parametrize("mask", MASKS, ids=lambda mask: f"{mask.model} {mask.name}")
     def test_on_its_own_grid_a_mask_comes_back_unchanged(self, mask):
@@ -29,6 +36,30 @@ class TestMasks:
         assert tables.WAN_I2V_LEMICA[3].computed == (0, 1, 2, 3, 4, 6, 8, 11, 15, 22, 29, 34, 37, 39)
         assert tables.WAN_14B_LEMICA[2].computed == (0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 22, 29, 36, 43, 47, 49)
 
+    def test_golden_paths(self):
+        names = {
+            "budcache": "BudCache",
+            "meancache": "MeanCache",
+            "dpcache": "DPCache",
+            "seacache_top1": "SeaCache",
+            "seacache": "SeaCache",
+        }
+        names |= {"shared": "shared", "tea": "TeaCache", "sen": "SenCache"}
+        found = {(mask.model, mask.name): digits(mask) for mask in (*tables.FLUX_GOLDEN, *tables.WAN_GOLDEN)}
+        models = {"FLUX": "FLUX.1-dev", "Wan1.3B": "Wan2.1-T2V-1.3B"}
+        assert found == {
+            (models[model], f"{names[method]} {50 - count} of 50"): cached.translate(str.maketrans("01", "10"))
+            for model, count, method, cached in GOLDEN_PATHS
+        }
+
+    def test_lemica_lists_of_flux_and_small_wan(self):
+        flux = ["0-10,12,15,18,20,25,30,35,39,42,44-49", "0-7,9,12,15,19,24,31,38,43,46-49", "0-5,7,10,15,20,27,34,41,47,49"]
+        flux += ["0,1,3,7,14,21,28,35,42,49"]
+        wan = ["0-12,14,16,18,21,24,29,35,40,44,47-49", "0-9,11,13,16,20,26,33,40,45,48,49", "0-8,10,13,18,25,32,39,46,49"]
+        wan += ["0-5,7,10,16,23,30,37,44,49"]
+        assert [mask.computed for mask in tables.FLUX_LEMICA] == [tuple(spread(text)) for text in flux]
+        assert [mask.computed for mask in tables.WAN_LEMICA] == [tuple(spread(text)) for text in wan]
+
     def test_cache_dit(self):
         assert [digits(mask) for mask in tables.SCM_PRINTED] == [
             "1111111101110011100110011000",
@@ -41,6 +72,26 @@ class TestMasks:
         for mask, computed, cached in zip(tables.SCM_CODE, COMPUTED, CACHED, strict=True):
             bins = [digit * n for pair in zip(computed, [*cached, 0], strict=True) for digit, n in zip("10", pair, strict=True)]
             assert digits(mask) == "".join(bins)
+
+
+# github.com/nanguoyu/Golden-Path-Hypothesis: model, cached steps, method, 1 = cached.
+GOLDEN_PATHS = [
+    ("FLUX", 29, "budcache", "00001000111010010011011011110111011110111011010110"),
+    ("FLUX", 29, "meancache", "00000000010101101101110111011101111011110111011010"),
+    ("FLUX", 29, "dpcache", "00001010101101101110101101101101101101101101101010"),
+    ("FLUX", 29, "seacache_top1", "00000001010101101101101110111011101110111011101100"),
+    ("FLUX", 37, "budcache", "00000101111011101111101111111011111111101111101110"),
+    ("FLUX", 37, "meancache", "00000101101110111101111110111111110111111110111110"),
+    ("FLUX", 41, "budcache", "00010110111110111111011111111111111111101111111110"),
+    ("Wan1.3B", 29, "shared", "00010110101101101011010110110101101011011010110110"),
+    ("Wan1.3B", 29, "budcache", "00000100101101111011101100111101110110111010101010"),
+    ("Wan1.3B", 29, "meancache", "00000000000010110110111011110111101111101111101110"),
+    ("Wan1.3B", 29, "seacache", "00000000101010101101101110111011111011111011101100"),
+    ("Wan1.3B", 29, "tea", "00000101101101110111101111011101110110101010101000"),
+    ("Wan1.3B", 29, "sen", "00000000001110111101111110111111011110111011010000"),
+    ("Wan1.3B", 37, "budcache", "00000100110110111111111101111111111101111111101110"),
+    ("Wan1.3B", 37, "meancache", "00000001011101111101111111101111111111011111111110"),
+]
 
 
 # The bins of cache-dit's `steps_mask`: slow, medium, fast, ultra.
@@ -108,3 +159,21 @@ class TestPolynomials:
             assert list(polynomial.speeds) == sorted(polynomial.speeds)
             assert [speed for _, speed in polynomial.speeds] == sorted(speed for _, speed in polynomial.speeds)
             assert (polynomial.first, polynomial.last) == ((5, 0) if polynomial.projected else (1, 1))
+
+
+class TestModels:
+    def test_every_table_is_of_a_model_that_can_be_told_apart(self):
+        assert {table.model for table in (*MASKS, *CURVES, *POLYNOMIALS)} <= set(tables.MODELS)
+
+    @pytest.mark.parametrize("name", tables.MODELS)
+    def test_a_model_is_closest_to_itself(self, name):
+        found, same = tables.closest(tables.MODELS[name], tables.MODELS)
+        assert same
+        assert tables.MODELS[found] == tables.MODELS[name]
+
+    def test_family_counts_before_channels_and_channels_before_width(self):
+        names = ["FLUX.1-dev", "Wan2.1-T2V-1.3B", "Wan2.1-T2V-14B", "Wan2.1-I2V-14B"]
+        assert tables.closest(tables.Network("wan", 3072, 57, 16), names) == ("Wan2.1-T2V-14B", False)
+        assert tables.closest(tables.Network("wan", 1536, 30, 36), names) == ("Wan2.1-I2V-14B", False)
+        assert tables.closest(tables.Network("wan", 2000, 30, 48), names) == ("Wan2.1-T2V-1.3B", False)
+        assert tables.closest(tables.Network("other"), names) == ("FLUX.1-dev", False)
