@@ -1,14 +1,12 @@
 """The nodes of the published methods: each samples as it stands, with the widgets of the pack it comes from."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from host_models import FLUX, WAN, make, sample
-from pack.cache_core import Placement, RecipeError, Schedule, Site, tables
+from pack.cache_core import Placement, RecipeError, Schedule, tables
 from pack.cache_core import published as p
 from pack.cache_core.policies import Carried
-from pack.nodes.adapters import host, reports
+from pack.nodes.adapters import reports
 from pack.nodes.methods import METHODS
 from pack.nodes.methods import tables as chooser
 from pack.nodes.methods.base import placement
@@ -268,21 +266,3 @@ def test_windows_and_limits_of_the_widgets_are_kept(models, family):
     assert reused("EncoreFirstBlockCache", residual_diff_threshold=1.0, max_consecutive_cache_hits=1) == set(range(1, 20, 2))
     assert reused("EncoreTaylorSeer", fresh_threshold=3, last_enhance=9) == {3, 4, 6, 7}
     assert reused("EncoreSpectrum", warmup_steps=3, tail_actual_steps=2) == {3, 5, 7, 8, 10, 11, 12, 14, 15, 16, 17}
-
-
-def test_spectrum_computes_as_its_authors_loop_does():
-    window, reused, trace = 2.0, 0, ""
-    for step in range(60):
-        actual = step < 5 or (reused + 1) % int(window) == 0
-        if actual and step >= 5:
-            window = round(window + 0.75, 3)
-        reused = 0 if actual else reused + 1
-        trace += "C" if actual else "r"
-    assert traced(p.spectrum(tail=0), 60) == trace
-
-
-def traced(recipe, steps):
-    """What a recipe does at the site COND, as letters, on a tiny model with its policy alone."""
-    model = make("wan")
-    latent = sample(host.attach(model, replace(recipe, site=Site.COND)), "wan", steps=steps)
-    return "".join("C" if entry.computed else "r" for entry in reports.find(latent)[0].entries)

@@ -4,9 +4,22 @@ import math
 
 import pytest
 from pack.cache_core import Probe
-from pack.cache_core.policies import AccumulatedError, AtMost, Change, Drift, Embedded, Magnitude, OutputRate, Tail, Warmup
+from pack.cache_core.masks import rescale
+from pack.cache_core.policies import (
+    AccumulatedError,
+    AtMost,
+    Carried,
+    Change,
+    Drift,
+    Embedded,
+    Growing,
+    Magnitude,
+    OutputRate,
+    Tail,
+    Warmup,
+)
 from pack.cache_core.predictors import Hold, Lagrange
-from pack.cache_core.tables import FLUX_CHANGE, FLUX_MAGNITUDE, WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND
+from pack.cache_core.tables import FLUX_CHANGE, FLUX_LEMICA, FLUX_MAGNITUDE, WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND, WAN_I2V_LEMICA
 from policy_runs import flow, play, walk
 
 
@@ -43,6 +56,18 @@ def dbcache(probes, threshold, warmup, longest):
         buffer = buffer if reuse else probe
         reused.append(reuse)
     return letters(reused)
+
+
+def spectrum(total, window, growth, warmup):
+    """Spectrum: the decision in its authors' forward, a step at a time."""
+    reused, trace = 0, []
+    for step in range(total):
+        actual = step < warmup or (reused + 1) % math.floor(window) == 0
+        if actual and step >= warmup:
+            window = round(window + growth, 3)
+        reused = 0 if actual else reused + 1
+        trace.append(not actual)
+    return letters(trace)
 
 
 def easycache(steps, threshold, first):
@@ -176,6 +201,26 @@ class TestAgainstThePaper:
             found = play(policy, steps)[0]
             assert found == magcache([c.ratios for c in curves], total, threshold, longest, first, curves[0].always)
             assert {"r", "C"} == set(found)
+
+    @pytest.mark.parametrize(("window", "growth", "warmup"), [(2.0, 0.75, 5), (2.0, 3.0, 5), (3.0, 0.0, 1), (1.0, 0.5, 2)])
+    def test_spectrum(self, window, growth, warmup):
+        found = play(Growing(window, growth, warmup), walk("smooth", 60))[0]
+        assert found == spectrum(60, window, growth, warmup)
+        assert {"r", "C"} == set(found)
+
+    @pytest.mark.parametrize("mask", [*FLUX_LEMICA, *WAN_I2V_LEMICA], ids=lambda mask: f"{mask.model} {mask.name}")
+    @pytest.mark.parametrize("shift", [1.0, 3.0, 7.0])
+    def test_lemica_takes_its_list_by_number_whatever_the_shift(self, mask, shift):
+        found = play(Carried(mask), walk("smooth", mask.total), flow(mask.total, shift))[0]
+        assert found == letters(step not in mask.computed for step in range(mask.total))
+
+    @pytest.mark.parametrize("schedule", [flow(20), flow(28, 5.0), flow(50, 3.0, 0.6), flow(50, 3.0, 1.0, 0.5)])
+    def test_a_mask_on_another_schedule_is_carried_over_along_the_noise_level(self, schedule):
+        mask = FLUX_LEMICA[1]
+        found = play(Carried(mask), walk("smooth", schedule.total), schedule)[0]
+        count = round(schedule.total * len(mask.computed) / mask.total)
+        assert found == letters(step not in rescale(mask, schedule, count) for step in range(schedule.total))
+        assert found.count("C") == count
 
     @pytest.mark.parametrize("order", [1, 2, 3])
     @pytest.mark.parametrize("tolerance", [0.003, 0.03, 0.2])
