@@ -20,6 +20,8 @@ from pack.cache_core.policies import (
     Never,
     OutputRate,
     Paced,
+    PerBranch,
+    PerPlace,
     Steps,
     Tail,
     Warmup,
@@ -32,6 +34,7 @@ from pack.cache_core.predictors import (
     Corrected,
     Damped,
     FrequencySplit,
+    GuidanceBands,
     Hermite,
     Hold,
     Lagrange,
@@ -68,6 +71,8 @@ POLICIES = [
     Embedded(0.1),
     Embedded(0.1, 2),
     AccumulatedError(0.1, 2.0),
+    PerPlace((Change(0.1), Interval(2))),
+    PerBranch(Interval(2), Interval(6), Within(Interval(3), 0.2, 0.8)),
 ]
 PREDICTORS = [Hold(), Lagrange(0), Lagrange(1), Lagrange(2), Lagrange(3), Taylor(1), Taylor(2, Axis.STEP), Hermite(2)]
 PREDICTORS += [Chebyshev(relative=True), AdamsBashforth(2), AdamsBashforth(3), Scaled(FLUX_MAGNITUDE, scale=False), TwoAnchor()]
@@ -118,6 +123,9 @@ WRONG = [
     lambda: Chebyshev(ridge=0.0),
     lambda: Chebyshev(axis=Axis.STEP),
     lambda: TwoAnchor((1.5, 1.0)),
+    lambda: GuidanceBands(low=0.0),
+    lambda: PerPlace(()),
+    lambda: PerPlace((Change(0.1), OutputRate(0.1))),
     lambda: FrequencySplit(Hold(), Hold(), 1.5),
     lambda: Damped(Lagrange(1), 1.5),
     lambda: Damped(TwoAnchor(), 0.5),
@@ -249,7 +257,7 @@ def test_decision_traces():
     assert drive(Within(Interval(3), 0.5, 1.0)) == "CCCCCCrrCrrC"
     assert drive(Mask(frozenset({0, 3, 4, 9}), 12)) == "CrrCCrrrrCrr"
     assert drive(Mask(frozenset({0, 3}), 11)) == "C" * 12, "a mask for another number of steps computes"
-    assert drive(Steps(Interval(9), 2, 9)) == "CCrrrrrrrrCC"
-    assert drive(Steps(Interval(9), 2, -3)) == "CCrrrrrrrrCC"
+    assert drive(Steps(Interval(99), 2, 9)) == "CCrrrrrrrrCC"
+    assert drive(Steps(Interval(99), 2, -3)) == "CCrrrrrrrrCC"
     assert drive(Paced(1.0, FLUX_GOLDEN)) == "C" * 12
     assert drive(Paced(2.0, FLUX_GOLDEN)).count("C") == 5
