@@ -17,17 +17,19 @@ from .policies import (
     Never,
     OutputRate,
     Paced,
+    PerBranch,
+    PerPlace,
     Policy,
     Tail,
     Warmup,
     Within,
 )
-from .predictors import Axis, Chebyshev, FrequencySplit, Hermite, Hold, Lagrange, Taylor, TwoAnchor
-from .recipe import Recipe, Site, Target
+from .predictors import Axis, Chebyshev, FrequencySplit, GuidanceBands, Hermite, Hold, Lagrange, Taylor, TwoAnchor
+from .recipe import Recipe, Site, Span, Target
 from .tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_LEMICA, FLUX_MAGNITUDE, SCM_CODE, WAN_GOLDEN, Curve, Polynomial
-from .types import Probe
+from .types import Branch, Probe
 
-RESIDUAL, STACK = Target.RESIDUAL, Site.STACK
+RESIDUAL, STACK, BRANCH = Target.RESIDUAL, Site.STACK, Site.BRANCH  # branches take gigabytes on large models: memory.kept_bytes
 
 
 def encore(speed: float = 2.0, family: str = "flux", site: Site = Site.GUIDED) -> Recipe:
@@ -60,8 +62,8 @@ def examined(tolerance: float = 0.05, site: Site = Site.GUIDED) -> Recipe:
 
 
 def fora(every: int = 3, warmup: int = 0) -> Recipe:
-    """FORA's interval, on the whole output: one evaluation in `every`, the last result in between."""
-    return Recipe(Warmup(Interval(every), warmup), Hold(), name=f"interval {every}", source="arXiv:2407.01425")
+    """FORA's interval on the whole output: one evaluation in `every`, the last result in between. FORA itself is `fora_branches`."""
+    return Recipe(Warmup(Interval(every), warmup), Hold(), name="FORA-Lite", source="arXiv:2407.01425")
 
 
 def teacache(threshold: float = 0.4, table: Polynomial = FLUX_CHANGE, fitted: bool = True) -> Recipe:
@@ -126,8 +128,8 @@ def taylorseer(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
 
 
 def hicache(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
-    """HiCache: TaylorSeer with scaled Hermite polynomials in place of powers."""
-    return Recipe(Warmup(Interval(every), warmup), Hermite(order), STACK, name="HiCache", source="arXiv:2508.16984")
+    """HiCache-Lite: TaylorSeer-Lite with scaled Hermite polynomials in place of powers."""
+    return Recipe(Warmup(Interval(every), warmup), Hermite(order), STACK, name="HiCache-Lite", source="arXiv:2508.16984")
 
 
 def freqca(every: int = 5, warmup: int = 3) -> Recipe:
@@ -154,3 +156,52 @@ def golden(pace: float | PublishedMask = 2.0, masks: tuple[PublishedMask, ...] =
 
 def _pace(pace: float | PublishedMask, masks: tuple[PublishedMask, ...]) -> Policy[Any]:
     return Carried(pace) if isinstance(pace, PublishedMask) else Paced(pace, masks)
+
+
+def fora_branches(every: int = 3, warmup: int = 0) -> Recipe:
+    """FORA, as published: the attention and MLP outputs of every block, computed once in `every` evaluations."""
+    return Recipe(Warmup(Interval(every), warmup), Hold(), BRANCH, name="FORA", source="arXiv:2407.01425")
+
+
+def taylorseer_branches(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
+    """TaylorSeer, as published: the Taylor series of every branch's output, over steps."""
+    return Recipe(Warmup(Interval(every), warmup), Taylor(order, Axis.STEP), BRANCH, name="TaylorSeer", source="arXiv:2503.06923")
+
+
+def hicache_branches(every: int = 6, order: int = 2, warmup: int = 3) -> Recipe:
+    """HiCache, as published: TaylorSeer with scaled Hermite polynomials in place of powers."""
+    return Recipe(Warmup(Interval(every), warmup), Hermite(order), BRANCH, name="HiCache", source="arXiv:2508.16984")
+
+
+def pab(attention: int = 2, cross: int = 6, mlp: int = 1, start: float = 0.15, end: float = 0.85) -> Recipe:
+    """Pyramid Attention Broadcast: each kind of branch once in so many evaluations, the more stable ones more seldom.
+
+    The paper's ranges are 2, 4 and 6 for spatial, temporal and cross-attention, within the middle 70 % of the steps. Wan's and
+    Flux's attention is over space and time at once and takes the smallest. 1 leaves a kind alone, as the paper mostly
+    does with the MLP. A range is counted from the last computed evaluation, in the authors' code from the first step.
+    """
+    ranges = {Branch.ATTENTION: attention, Branch.CROSS: cross, Branch.MLP: mlp}
+    each = PerBranch(Interval(attention), Interval(cross), Interval(mlp))
+    switched = frozenset(branch for branch, every in ranges.items() if every > 1)
+    return Recipe(Within(each, start, end), Hold(), BRANCH, name="PAB", source="arXiv:2408.12588", branches=switched)
+
+
+def delta_dit(total: int, every: int = 2, share: float = 0.75, switch: float = 0.6) -> Recipe:
+    """Delta-DiT: what a span of blocks adds is held; the rear `share` of the `total` blocks up to `switch` of the steps, then the front.
+
+    Blocks that are in both are a span of their own: the parts of a sum add up to it. 0.75 of the blocks every second
+    evaluation is the 1.6 times that the paper reports on 20 steps; its switch is step 12 of 20.
+    """
+    count = min(max(round(share * total), 1), total)
+    early, late = Within(Interval(every), 0.0, switch), Within(Interval(every), switch, 1.0)
+    ends = min(count, total - count)
+    spans = [(Span(0, ends), late), (Span(ends, total - ends), Interval(every) if count > ends else Never()), (Span(total - ends), early)]
+    kept = [(span, policy) for span, policy in spans if span.of(total) and not isinstance(policy, Never)]
+    where, when = tuple(span for span, _ in kept), PerPlace(tuple(policy for _, policy in kept))
+    return Recipe(when, Hold(), STACK, RESIDUAL, name="Delta-DiT", source="arXiv:2406.01125", spans=where)
+
+
+def cfg_cache(every: int = 5, high: float = 0.641) -> Recipe:
+    """FasterCache's CFG-Cache: below noise level `high` the negative prompt is computed once in `every` evaluations."""
+    policy = Within(Interval(every), high=high)
+    return Recipe(policy, GuidanceBands(), Site.UNCOND, RESIDUAL, name="CFG-Cache", source="arXiv:2410.19355")

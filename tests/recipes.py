@@ -27,4 +27,11 @@ def published_methods() -> list[Recipe]:
         p.lemica(3.0, WAN_LEMICA),
         p.lemica(WAN_LEMICA[1], WAN_LEMICA),
         p.golden(),
+        p.fora_branches(3, 2),
+        p.taylorseer_branches(3),
+        p.hicache_branches(3),
+        p.pab(),
+        p.pab(3, 4, 2, 0.0, 1.0),
+        p.delta_dit(3, share=0.67),
+        p.cfg_cache(3, 1.0),
     ]

@@ -8,6 +8,7 @@ from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import comfy.model_patcher
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
@@ -122,12 +123,38 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
     """Wrapper of the evaluation of all conditions, a list of them for each of the outputs [B, C, ...]."""
     inner = passed.get("transformer_options", {})
     run = options.run_of(inner)
-    if run is None or run.recipe.site is not Site.COND or (sigma := scalar(timestep)) <= 0.0:
+    if run is None or run.recipe.site not in (Site.COND, Site.UNCOND) or (sigma := scalar(timestep)) <= 0.0:
         outputs: list[Tensor] = executor(model, conds, x, timestep, passed)
         return outputs
+    if run.recipe.site is Site.UNCOND:
+        return _uncond(run, inner, conds, x, sigma, lambda asked: executor(model, asked, x, timestep, passed))
     call = run.occurrence((options.window(inner), tuple(x.shape), *(options.active(c, sigma) for c in conds)))
-    keys = [(call, n, options.active(cond, sigma)) for n, cond in enumerate(conds)]
-    return _through(run, keys, x, sigma, lambda: executor(model, conds, x, timestep, passed))
+    keys = {n: (call, n, options.active(cond, sigma)) for n, cond in enumerate(conds) if cond is not None}
+    if not keys:
+        return list(executor(model, conds, x, timestep, passed))
+
+    def compute() -> list[Tensor]:
+        computed = executor(model, conds, x, timestep, passed)
+        return [computed[n] for n in keys]
+
+    found = dict(zip(keys, _through(run, list(keys.values()), x, sigma, compute), strict=True))
+    return [found[n] if n in found else torch.zeros_like(x) for n in range(len(conds))]  # a prompt left out is nothing, as in the host
+
+
+def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: float, compute: Callable[[Any], list[Tensor]]) -> list[Tensor]:
+    """Denoised outputs of the positive prompt, always computed, and of the negative one, from the former or computed with it."""
+    if len(conds) != 2 or conds[1] is None:
+        if len(conds) == 2:
+            run.ledger.note("There is no negative prompt to leave out: CFG is 1.0.")
+        return compute(conds)
+    call = run.occurrence((options.window(inner), *(options.active(cond, sigma) for cond in conds)))
+    reuse = run.decide([Case(call, x, x)])
+    positive, negative = compute([conds[0], None] if reuse else conds)
+    case = Case(call, (x - positive) / sigma)
+    if reuse:
+        return [positive, x - sigma * run.reuse(case)]
+    run.record(case, (x - negative) / sigma)
+    return [positive, negative]
 
 
 def _through(run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callable[[], list[Tensor]]) -> list[Tensor]:

@@ -1,0 +1,59 @@
+"""What a recipe keeps is foretold to the byte."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from host_models import LATENT, make, sample
+from pack.cache_core import Branch, Placement, Recipe, Site, Span, Target
+from pack.cache_core.memory import Extent, kept_bytes
+from pack.cache_core.policies import Change, Mask
+from pack.cache_core.predictors import Hold, Lagrange, Taylor, TwoAnchor
+from pack.nodes.adapters import host, reports
+from pack.nodes.adapters.extent import extent_of
+
+pytestmark = pytest.mark.host
+MASK = Mask(frozenset({0, 1, 2, 5}), 8)
+ATTENTION = frozenset({Branch.ATTENTION})
+RECIPES = {
+    "guided": Recipe(MASK, Lagrange(1)),
+    "cond": Recipe(MASK, Lagrange(2), Site.COND),
+    "uncond": Recipe(MASK, Hold(), Site.UNCOND, Target.RESIDUAL),
+    "stack": Recipe(MASK, Taylor(2), Site.STACK),
+    "stack with probes": Recipe(Change(0.0), TwoAnchor(), Site.STACK, Target.RESIDUAL, head=1),
+    "two spans": Recipe(MASK, Lagrange(1), Site.STACK, spans=(Span(0, 1), Span(-1))),
+    "block": Recipe(MASK, Lagrange(1), Site.BLOCK, Target.RESIDUAL, head=1),
+    "branch": Recipe(MASK, Lagrange(1), Site.BRANCH),
+    "attention": Recipe(MASK, Hold(), Site.BRANCH, branches=ATTENTION),
+}
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {family: make(family) for family in ("flux", "wan")}
+
+
+@pytest.mark.parametrize(
+    "placement", [Placement(), Placement(torch.device("cpu")), Placement(dtype=torch.bfloat16)], ids=["as is", "cpu", "half"]
+)
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("family", ["flux", "wan"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_bytes_kept_at_most_are_those_foretold(models, name, family, cfg, placement):
+    if name == "uncond" and cfg == 1.0:
+        return
+    recipe = replace(RECIPES[name], placement=placement)
+    found = reports.find(sample(host.attach(models[family], recipe), family, cfg=cfg, batch=2))[0]
+    extent = extent_of(models[family], recipe, (2, *LATENT[family]), 5, 1 if cfg == 1.0 else 2)
+    assert extent is not None
+    assert found.peak_bytes == kept_bytes(recipe, extent)
+
+
+def test_published_sizes():
+    """FLUX.1 at 1024 x 1024: 4096 tokens and 512 of text, 3072 wide. Wan 14B, 81 frames of 720p: 21 x 45 x 80 tokens, 5120 wide, CFG."""
+    flux = Extent(16 * 128 * 128, 4096 + 512, 3072, 57, features=[2] * 19 + [1] * 38)
+    assert kept_bytes(Recipe(MASK, Hold(), Site.STACK), flux) == 4608 * 3072 * 2
+    assert kept_bytes(Recipe(MASK, Hold(), Site.BRANCH), flux) == (19 * 2 + 38) * 4608 * 3072 * 2
+    wan = Extent(16 * 21 * 90 * 160, 21 * 45 * 80, 5120, 40, conditions=2, features=[3] * 40)
+    assert kept_bytes(Recipe(MASK, Hold(), Site.BRANCH), wan) == 2 * 120 * 75600 * 5120 * 2
+    assert kept_bytes(Recipe(MASK, Hold()), wan) == 16 * 21 * 90 * 160 * 4
