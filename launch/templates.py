@@ -17,7 +17,7 @@ from .workflow import Info, inputs, is_widget, options
 
 CATEGORY = "encore/methods"
 ON_WAN = {"EncoreEasyCache", "EncoreDiCache", "EncoreLeMiCa", "EncorePAB", "EncoreFasterCache"}  # made or best known for video
-GENTLER: Mapping[str, Mapping[str, Any]] = {  # where a node's defaults are too fast for a small model
+GENTLER: dict[str, dict[str, Any]] = {  # where a node's defaults are too fast for a small model
     "EncoreEasyCache": {"reuse_threshold": 0.05},
     "EncoreTaylorSeer": {"fresh_threshold": 3, "max_order": 1},
     "EncoreHiCache": {"interval": 3},

@@ -103,9 +103,40 @@ def test_only_first_block_cache_leaves_the_default_of_its_pack_which_is_off():
 
 @pytest.mark.parametrize("node", METHODS, ids=NODES)
 def test_methods_inside_the_network_say_what_they_keep_and_offer_the_cpu(models, node):
-    recipe = node.choose(models["flux"], **settings(node)).recipe
-    assert bool(node.memory) == recipe.site.inside
-    assert ("cache_device" in defaults(node)) == recipe.site.inside
+    given = settings(node)
+    full = [{"lite": False}] if "lite" in given else []
+    inside = any(node.choose(models["flux"], **given | other).recipe.site.inside for other in [{}, *full])
+    assert bool(node.memory) == inside
+    assert ("cache_device" in defaults(node)) == inside
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("node_id", "interval"),
+    [("EncoreFORA", {"interval": 3}), ("EncoreTaylorSeer", {"fresh_threshold": 3}), ("EncoreHiCache", {"interval": 3})],
+)
+def test_without_lite_every_branch_is_kept_as_published(models, family, node_id, interval):
+    (_, light), (_, full) = (run(NODES[node_id], models[family], family, lite=lite, **interval) for lite in (True, False))
+    assert full.site == "branch"
+    assert full.peak_bytes > light.peak_bytes
+    assert full.source == light.source
+
+
+class TestParts:
+    def test_pab_takes_its_ranges(self, models):
+        node = NODES["EncorePAB"]
+        ranges = {"attention_range": 3, "cross_attention_range": 4, "mlp_range": 2}
+        assert node.choose(models["wan"], **settings(node) | ranges).recipe == p.pab(3, 4, 2, 0.15, 0.85)
+        assert node.choose(models["wan"], **settings(node)).recipe == p.pab()
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_delta_dit_counts_the_blocks_of_the_loaded_model(self, models, family):
+        node = NODES["EncoreDeltaDiT"]
+        assert node.choose(models[family], **settings(node)).recipe == p.delta_dit(3)
+        assert node.choose(models[family], 4, 0.5, 0.3).recipe == p.delta_dit(3, 4, 0.5, 0.3)
+
+    def test_fastercache_begins_at_its_noise_level(self, models):
+        assert NODES["EncoreFasterCache"].choose(models["wan"], 3, 0.9).recipe == p.cfg_cache(3, 0.9)
 
 
 class TestPlacement:

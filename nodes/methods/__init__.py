@@ -4,6 +4,7 @@ from .base import Method
 from .forecasting import EncoreFORA, EncoreFreqCa, EncoreHiCache, EncoreSpectrum, EncoreTaylorSeer
 from .gated import EncoreDBCache, EncoreDiCache, EncoreEasyCache, EncoreFirstBlockCache, EncoreMagCache, EncoreTeaCache
 from .measured import EncoreClosedLoop, EncoreEmbedded
+from .parts import EncoreDeltaDiT, EncoreFasterCache, EncorePAB
 from .scheduled import EncoreGoldenPath, EncoreLeMiCa
 
 METHODS: list[type[Method]] = [
@@ -20,6 +21,9 @@ METHODS: list[type[Method]] = [
     EncoreSpectrum,
     EncoreLeMiCa,
     EncoreGoldenPath,
+    EncorePAB,
+    EncoreDeltaDiT,
+    EncoreFasterCache,
     EncoreEmbedded,
     EncoreClosedLoop,
 ]

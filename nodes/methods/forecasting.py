@@ -18,7 +18,11 @@ LAST = "From this step on, counted from 0, all are computed; at or above the num
 ORDER = (
     "Order of the forecast: 0 repeats the last result, 1 goes on in a line, 2 in a curve. 2 needs many steps. Each order keeps one more."
 )
-ORDERS = f"max_order + 1 results; {SIZES}"
+ORDERS = f"max_order + 1 results; {SIZES} With lite off, as many for each attention, cross-attention and MLP of every block."
+LITE = (
+    "On: one result for each condition. Off: as published, one for every attention and MLP of every block, which takes gigabytes on large "
+    "models (Wan 14B at 480p: 40 GB a condition and order)."
+)
 
 
 class EncoreFORA(Method):
@@ -27,21 +31,22 @@ class EncoreFORA(Method):
     node_id, title = "EncoreFORA", "FORA"
     summary = "FORA (arXiv:2407.01425): computes one step in so many and repeats the last result in between."
     aliases = ("fora", "interval")
+    memory = f"with lite on 1 latent. Off: 1 result for each attention, cross-attention and MLP of every block; {SIZES}"
 
     @classmethod
     def widgets(cls) -> list[Any]:
-        return [whole("interval", 3, 1, 100, EVERY), whole("first_enhance", 3, 0, 100, FIRST)]
+        return [whole("interval", 3, 1, 100, EVERY), whole("first_enhance", 3, 0, 100, FIRST), lite()]
 
     @classmethod
-    def choose(cls, model: Any, interval: int, first_enhance: int) -> Choice:
-        return Choice(p.fora(interval, first_enhance))
+    def choose(cls, model: Any, interval: int, first_enhance: int, lite: bool) -> Choice:
+        return Choice((p.fora if lite else p.fora_branches)(interval, first_enhance))
 
 
 class EncoreTaylorSeer(Method):
     """TaylorSeer, with the widgets of ComfyUI-TaylorSeer."""
 
     node_id, title = "EncoreTaylorSeer", "TaylorSeer"
-    summary = "TaylorSeer-Lite (arXiv:2503.06923): computes one step in so many and forecasts the others by a Taylor series."
+    summary = "TaylorSeer (arXiv:2503.06923): computes one step in so many and forecasts the others by a Taylor series."
     aliases = ("taylorseer", "taylor")
     memory = ORDERS
 
@@ -52,11 +57,13 @@ class EncoreTaylorSeer(Method):
             whole("max_order", 2, 0, 4, ORDER),
             whole("first_enhance", 3, 0, 100, FIRST),
             whole("last_enhance", 50, 1, 1000, LAST),
+            lite(),
         ]
 
     @classmethod
-    def choose(cls, model: Any, fresh_threshold: int, max_order: int, first_enhance: int, last_enhance: int) -> Choice:
-        return Choice(until(p.taylorseer(fresh_threshold, max_order, first_enhance), last_enhance))
+    def choose(cls, model: Any, *, fresh_threshold: int, max_order: int, first_enhance: int, last_enhance: int, lite: bool) -> Choice:
+        recipe = (p.taylorseer if lite else p.taylorseer_branches)(fresh_threshold, max_order, first_enhance)
+        return Choice(until(recipe, last_enhance))
 
 
 class EncoreHiCache(Method):
@@ -73,11 +80,12 @@ class EncoreHiCache(Method):
             whole("interval", 6, 1, 100, EVERY),
             whole("max_order", 2, 0, 4, ORDER),
             whole("first_enhance", 3, 0, 100, FIRST),
+            lite(),
         ]
 
     @classmethod
-    def choose(cls, model: Any, interval: int, max_order: int, first_enhance: int) -> Choice:
-        return Choice(p.hicache(interval, max_order, first_enhance))
+    def choose(cls, model: Any, interval: int, max_order: int, first_enhance: int, lite: bool) -> Choice:
+        return Choice((p.hicache if lite else p.hicache_branches)(interval, max_order, first_enhance))
 
 
 class EncoreFreqCa(Method):
@@ -142,6 +150,11 @@ class EncoreSpectrum(Method):
         curve = Chebyshev(settings["degree"], settings["ridge_lambda"], settings["blend_weight"], settings["max_history"])
         window, growth = settings["window_size"], settings["flex_window"]
         return Choice(p.spectrum(window, growth, settings["warmup_steps"], settings["tail_actual_steps"], curve))
+
+
+def lite() -> io.Boolean.Input:
+    """The widget that says how much is kept."""
+    return io.Boolean.Input("lite", default=True, tooltip=LITE)
 
 
 def _real(name: str, default: float, least: float, most: float, tooltip: str) -> io.Float.Input:
