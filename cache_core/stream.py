@@ -8,19 +8,22 @@ from torch import Tensor
 from .errors import ProtocolError
 from .history import History
 from .measure import relative_error
-from .recipe import Recipe
+from .policies.place import goes_by_exams
+from .recipe import Recipe, Site
 from .types import Observation, Place, Step, Verdict
 
 
 class Stream:
     """What one stream remembers. Made when its first output comes, dropped with the run, never reset.
 
-    Each evaluation is `propose`, then exactly one of `reuse` and `record`.
+    Each evaluation is `propose`, then exactly one of `reuse` and `record`. What is computed is examined, but at the sites
+    block and branch, where an exam of every part would cost as much as the caching, only if the policy goes by it.
     """
 
     def __init__(self, recipe: Recipe, place: Place | None = None) -> None:
         self._recipe = recipe
         self._place = place
+        self._examined = recipe.site not in (Site.BLOCK, Site.BRANCH) or goes_by_exams(recipe.policy)
         self._state: Any = recipe.policy.init()
         self._history = History(recipe.predictor.depth, recipe.placement)
         self._seen: Observation | None = None
@@ -48,11 +51,11 @@ class Stream:
     def record(self, x: Tensor, y: Tensor) -> Tensor | None:
         """Learn the computed output `y` for input `x`, both [B, ...].
 
-        Returns the relative error [] that the forecast would have had: a free exam of every computed evaluation.
+        Returns the relative error [] that the forecast would have had, or None if there was no exam.
         """
         seen, predictor = self._take(), self._recipe.predictor
         feature, error = self._recipe.target.encode(x, y), None
-        if len(self._history):
+        if self._examined and len(self._history):
             error = relative_error(predictor.predict(self._history, seen, x), feature)
         self._history.push(seen.step.sigma, feature, seen.probe if predictor.keeps_probes else None)
         self._state = self._recipe.policy.settle(self._state, replace(seen, error=error), y)

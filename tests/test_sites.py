@@ -5,7 +5,7 @@ import pytest
 import torch
 from host_models import BLOCKS, BlockCalls, make, prompt, sample
 from pack.cache_core import Probe, Recipe, RecipeError, Site, Span, Target
-from pack.cache_core.policies import Change, Interval, Mask, Never, PerPlace, Within
+from pack.cache_core.policies import AccumulatedError, Change, Interval, Mask, Never, PerPlace, Within
 from pack.cache_core.predictors import Hold, Lagrange
 from pack.nodes.adapters import host, reports
 
@@ -143,6 +143,13 @@ class TestBlocks:
         assert [entry.share for entry in entries] == [sum(n in mask for mask in MASKS) / 3 for n in range(8)]
         assert entries[1].reason.startswith("1 of 3 parts")
         assert entries[0].reason == "nothing cached yet"
+
+    def test_exams_of_every_block_are_made_only_if_the_policy_goes_by_them(self, model, family):
+        silent = newest(sample(host.attach(model, blockwise(masks())), family)).entries
+        assert {entry.error for entry in silent} == {None}
+        closed = newest(sample(host.attach(model, blockwise(Within(AccumulatedError(1e9)))), family)).entries
+        assert [entry.error is not None for entry in closed] == [False, True, *[False] * 6]
+        assert [entry.computed for entry in closed] == [True, True, *[False] * 6]
 
     def test_too_few_policies_for_the_blocks_are_refused(self, model, family):
         with pytest.raises(RecipeError, match="PerPlace has 2 policies"):

@@ -8,6 +8,8 @@ from torch import Tensor
 from ..errors import RecipeError
 from ..types import Branch, Observation, Place, Probe, Verdict
 from .base import Policy
+from .exam import AccumulatedError
+from .guards import Guard
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +92,12 @@ class PerBranch(Placed):
 
     def at(self, place: Place) -> Policy[Any]:
         return {Branch.CROSS: self.cross, Branch.MLP: self.mlp}.get(place.branch or Branch.ATTENTION, self.attention)
+
+
+def goes_by_exams(policy: Policy[Any]) -> bool:
+    """Whether the policy, or one inside it, looks at the error of forecasts that were not needed."""
+    if isinstance(policy, Guard):
+        return goes_by_exams(policy.inner)
+    if isinstance(policy, Placed):
+        return any(map(goes_by_exams, policy.parts))
+    return isinstance(policy, AccumulatedError)

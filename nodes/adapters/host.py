@@ -175,9 +175,10 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if run is None:
         return executor(*args, **kwargs)
     network = executor.class_obj.diffusion_model
-    if options.is_compiled(passed) or is_compiled(network):
+    if run.ledger.evaluations == 0 and (options.is_compiled(passed) or is_compiled(network)):  # looked for in the first evaluation only
         run.ledger.counted = False
         run.ledger.note("The model is compiled, so its multiply-accumulates cannot be counted.")
+    if not run.ledger.counted:
         return executor(*args, **kwargs)
     plain = [value for value in args if value is not passed]
     named = {key: value for key, value in kwargs.items() if value is not passed}
