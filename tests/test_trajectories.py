@@ -12,6 +12,7 @@ from oracles import loops
 from oracles.trajectory import load, record, sample
 from pack.cache_core import Case, Recipe, Run, Site, Target
 from pack.cache_core import published as p
+from pack.cache_core.predictors import Chebyshev
 from pack.cache_core.tables import (
     FLUX_CHANGE,
     FLUX_GOLDEN,
@@ -120,6 +121,12 @@ COMMON = {
     "Spectrum": Method(
         lambda _: p.spectrum(), lambda seen, steps, _: loops.growing(len(steps), 2, 0.75, 5, 3), loops.ridge(4, 0.1, 0.5), free=False
     ),
+    "Spectrum, more of the curve": Method(
+        lambda _: p.spectrum(3.0, 1.0, 3, 1, Chebyshev(2, 1.0, 0.7)),
+        lambda seen, steps, _: loops.growing(len(steps), 3, 1.0, 3, 1),
+        loops.ridge(2, 1.0, 0.7),
+        free=False,
+    ),
     "DBCache by a mask": Method(
         lambda _: p.dbcache_masked(front=2),
         lambda seen, steps, _: loops.stretched(seen.sigmas, SCM_CODE[0], round(len(steps) * SCM_CODE[0].share)),
@@ -176,18 +183,24 @@ def decided(method, seen):
 
 
 def play(recipe, seen, steps):
-    """What our Run does with the same: its ledger, and its answers to each branch where it reuses."""
+    """What our Run does with the same: its ledger, and its answers to each branch where it reuses.
+
+    What it is shown is written into afterwards, as the host's blocks do.
+    """
     run, answers = Run(recipe, seen.schedule), []
     for sigma, state, shown in zip(seen.sigmas, seen.seen, steps, strict=True):
-        cases = [Case(k, x, probe) for k, (x, probe, _) in enumerate(shown)]
+        given = [[None if part is None else part.clone() for part in parts] for parts in shown]
+        cases = [Case(k, x, probe) for k, (x, probe, _) in enumerate(given)]
         run.begin(sigma, state.latent)
         if run.decide(cases):
             answers.append([run.reuse(case) for case in cases])
         else:
             answers.append(None)
-            for case, (_, _, y) in zip(cases, shown, strict=True):
+            for case, (_, _, y) in zip(cases, given, strict=True):
                 run.record(case, y)
         run.end()
+        for part in (part for parts in given for part in parts if part is not None):
+            part.zero_()
     run.ledger.settle()
     return run.ledger, answers
 
