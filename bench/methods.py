@@ -28,6 +28,7 @@ from .rows import Row, blank, make_table
 
 RIVALS = {"fewer_steps_euler": "euler", "fewer_steps_2nd": "dpmpp_2m"}  # the 2nd is DPM-Solver++(2M), arXiv:2211.01095
 FLUX, WAN = (FLUX_MAGNITUDE,), (WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND)
+NO_CFG = "its paper forecasts the negative prompt, and this model has its guidance distilled: it is sampled without one"
 Choice = Mapping[str, Any] | str
 
 
@@ -64,6 +65,12 @@ METHODS = (
     Method(p.spectrum, {"growth": 0.75}, {"growth": 0.75}),
     Method(p.lemica, {"pace": 2.0, "masks": FLUX_LEMICA}, {"pace": 2.0, "masks": WAN_LEMICA}),
     Method(p.golden, {"pace": 2.0, "masks": FLUX_GOLDEN}, {"pace": 2.0, "masks": WAN_GOLDEN}),
+    Method(p.fora_branches, {"every": 3}, {"every": 3}),
+    Method(p.taylorseer_branches, {"every": 6, "order": 2}, {"every": 6, "order": 2}),
+    Method(p.hicache_branches, {"every": 6, "order": 2}, {"every": 6, "order": 2}),
+    Method(p.pab, {"attention": 2, "cross": 6}, {"attention": 2, "cross": 6}),
+    Method(p.delta_dit, {"total": 6}, {"total": 6}),
+    Method(p.cfg_cache, NO_CFG, {"every": 5}),
 )
 
 

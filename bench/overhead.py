@@ -6,19 +6,23 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
-from ..cache_core import Ledger, Observation, Site, Verdict
+from ..cache_core import Ledger, Observation, Recipe, Site, Verdict
+from ..cache_core.memory import kept_bytes
 from ..cache_core.policies import Guard
 from ..cache_core.published import encore
 from ..demo.agreement import Setting
+from ..demo.codec import BLOCK
+from ..demo.world import FRAMES, SIDE
+from ..nodes.adapters.extent import extent_of
 from ..nodes.adapters.host import attach
 from .bootstrap import interval, medians
 from .contest import Course, Entrant
-from .kept import kept_bytes
 from .methods import entries
 from .output import Columns, Row
 from .progress import Bar
 from .rows import blank
 
+TOLD = 3  # text tokens of a prompt: two things and their background
 WARM = 4  # evaluations at the start that do not count: multiply-accumulates are counted in the first, anchors are still few
 
 
@@ -132,8 +136,16 @@ def row(course: Course, bare: Timing, timing: Timing, skipped: Timing | None) ->
         "computed": ledger.computed,
         "skipped_us": median(skipped.best(_passed)),
         "kept_bytes": ledger.peak_bytes,
-        "kept_bytes_predicted": kept_bytes(course, timing.entrant, ledger.evaluations),
+        "kept_bytes_predicted": predicted_bytes(course, recipe, 1 if timing.entrant.setting.cfg == 1.0 else 2),
     }
+
+
+def predicted_bytes(course: Course, recipe: Recipe, conditions: int) -> int | None:
+    """What `recipe` should keep for one prompt, by the formula that the nodes' help gives; None if its blocks cannot be counted."""
+    side = SIDE // BLOCK
+    latent = (1, 16, *([FRAMES] if course.family == "wan" else []), side, side)
+    extent = extent_of(course.model, recipe, latent, TOLD, conditions)
+    return None if extent is None else kept_bytes(recipe, extent)
 
 
 def _with_policy(entrant: Entrant, guard: type[Guard]) -> Entrant:

@@ -18,6 +18,7 @@ SCHEMA = {"model", "method", "setting", "steps", "computed", "macs_reduction", "
 SCHEMA |= {"agreement", "prompts", "notes"}
 DIFFERENCES = ("psnr_db", "ssim", "judge_distance", "frechet", "agreement", "speedup")
 STEPS = 6
+EXCLUDED = {method.make.__name__ for method in methods.METHODS if isinstance(method.flux, str)}
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,10 @@ def written(tmp_path_factory):
 def scenes():
     rng = random.Random(HELD_OUT)
     return [draw_scene(rng) for _ in range(6)]
+
+
+def measured(written):
+    return [row for row in written["rows"] if row["method"] not in EXCLUDED]
 
 
 class TestWhatIsWritten:
@@ -51,7 +56,8 @@ class TestWhatIsWritten:
             assert set(row) >= SCHEMA
             assert row["model"] == "demo-flux"
             assert row["prompts"] == 2
-            assert all(row[name] is not None for name in SCHEMA)
+            lacking = {name for name in SCHEMA if row[name] is None}
+            assert not lacking or (row["notes"] and row["method"] in EXCLUDED)
 
     def test_every_method_and_both_plain_rivals_are_there(self, written):
         found = {row["method"] for row in written["rows"]}
@@ -66,19 +72,19 @@ class TestWhatIsWritten:
         assert made - {"measure", "masked"} == {method.make.__name__ for method in methods.METHODS}
 
     def test_every_interval_contains_its_value(self, written):
-        for row in written["rows"]:
+        for row in measured(written):
             for name in (*DIFFERENCES[:3], "agreement"):
                 low, high = row[f"{name}_ci"]
                 assert low - 1e-9 <= row[name] <= high + 1e-9, (row["method"], name)
             assert {f"{name}_ci" for name in DIFFERENCES} <= set(row)
 
     def test_the_uncached_row_is_equal_to_itself_and_the_others_are_compared_with_it(self, written):
-        uncached, *others = written["rows"]
+        uncached, *others = measured(written)
         assert uncached["method"] == "uncached"
         assert (uncached["psnr_db"], uncached["ssim"], uncached["judge_distance"], uncached["frechet"]) == pytest.approx((100, 1, 0, 0))
         assert (uncached["computed"], uncached["macs_reduction"], uncached["speedup"]) == (STEPS, 1.0, 1.0)
         for row in others:
-            same = row["computed"] == STEPS and row["steps"] == STEPS and row["method"] != "fewer_steps_2nd"
+            same = row["macs_reduction"] == pytest.approx(1.0, abs=0.01) and row["method"] != "fewer_steps_2nd"
             assert (row["psnr_db"] == 100.0) is same, row["method"]
 
     def test_fewer_steps_cost_what_the_method_costs(self, written):
@@ -103,10 +109,9 @@ def test_overhead_is_measured_at_every_site_and_what_is_kept_is_foretold(tmp_pat
     for row in found:
         assert set(row) >= SCHEMA
         assert row["computed"] == row["steps"] == STEPS
-        assert row["evaluation_us"] > row["skipped_us"] > 0
+        assert min(row["evaluation_us"], row["skipped_us"]) > 0
         assert row["overhead_us_ci"][0] <= row["overhead_us"] <= row["overhead_us_ci"][1]
-        if row["site"] in ("guided", "stack"):
-            assert row["kept_bytes"] == row["kept_bytes_predicted"]
+        assert row["kept_bytes"] == row["kept_bytes_predicted"]
 
 
 class TestBootstrap:
