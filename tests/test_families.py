@@ -110,7 +110,7 @@ def case(request):
     return request.param, fill(build()), latent, extra, blocks
 
 
-def walk(network, latent, extra, recipe=None, family=""):
+def walk(network, latent, extra, recipe=None, family="", text=TEXT):
     """Euler steps with the network itself; returns the last latent, the run and how often each block was called."""
     run, calls = Run(recipe or Recipe(Never(), Hold()), SCHEDULE), Counter()
     if recipe is not None:
@@ -128,7 +128,7 @@ def walk(network, latent, extra, recipe=None, family=""):
             passed |= {options.KEY: run, "wrappers": {WrappersMP.DIFFUSION_MODEL: {options.KEY: [host._blocks]}}}
         run.begin(sigma, x)
         with torch.inference_mode():
-            y = network(x, time, context=TEXT, transformer_options=passed, **extra)
+            y = network(x, time, context=text, transformer_options=passed, **extra)
         run.end()
         x = x.clone()
         x[:, : y.shape[1]] += (SCHEDULE.sigmas[n + 1] - sigma) * y
@@ -193,6 +193,14 @@ def test_a_mask_skips_the_branches_of_every_family(case, monkeypatch):
         else [f"{type(network).__name__} has no cross-attention of its own, so there is none to skip."]
     )
     assert run.ledger.notes == expected
+
+
+def test_text_and_picture_of_one_length_are_kept_apart():
+    """Qwen-Image's attention returns both: of 16 tokens each, four outputs are kept for each of 3 blocks."""
+    build, latent, _, _ = FAMILIES["Qwen-Image"]
+    network, long = fill(build()), torch.randn(1, 16, 64, generator=torch.Generator().manual_seed(4))
+    _, run, _ = walk(network, latent, {}, at(Site.BRANCH), text=long)
+    assert run.ledger.peak_bytes == 3 * 4 * 16 * 128 * 4
 
 
 @pytest.mark.parametrize("probe", [Probe.MODULATED, Probe.FIRST_BLOCK])
