@@ -110,6 +110,18 @@ class TestBlocks:
         assert [counted.calls[name] for name in block_names(family)] == [8, 1, 1]
         assert torch.equal(sample(model, family), sample(host.attach(model, never), family))
 
+    def test_every_block_is_shown_the_same(self, model, family):
+        shown = {}
+
+        class Spy(Change):
+            def propose(self, state, seen):
+                shown.setdefault(seen.step.index, []).append(seen.probe)
+                return Change.propose(self, state, seen)
+
+        sample(host.attach(model, blockwise(Spy(0.0), head=1)), family)
+        assert {len(probes) for probes in shown.values()} == {BLOCKS[family] - 1}
+        assert all(torch.equal(probe, probes[0]) for probes in shown.values() for probe in probes)
+
     def test_a_patch_that_is_there_already_runs_inside_ours_and_only_where_its_block_runs(self, model, family):
         called = []
 
