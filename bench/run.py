@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..demo.agreement import DEFAULTS, Setting
-from . import methods, overhead
+from . import frontier, methods, overhead
 from .contest import Course, make_course, weights
 from .output import Columns, Row, environment, table, write
 from .progress import Bar
 
 BENCHES: dict[str, tuple[Callable[[Course, Setting, int, Bar], list[Row]], Columns]] = {
     "methods": (methods.run, methods.COLUMNS),
+    "frontier": (frontier.run, frontier.COLUMNS),
     "overhead": (overhead.run, overhead.COLUMNS),
 }
 

@@ -5,11 +5,23 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from .errors import RecipeError
 from .types import Schedule
 
 FEWEST = 5  # computed steps below which no schedule is cut
+
+
+class Placed(Protocol):
+    """Computed steps with a noise level each."""
+
+    @property
+    def computed(self) -> tuple[int, ...]: ...
+
+    def sigma(self, step: int) -> float:
+        """Noise level of `step`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,7 @@ def nearest(masks: Sequence[PublishedMask], share: float) -> PublishedMask:
 
 
 @lru_cache(maxsize=256)
-def rescale(mask: PublishedMask, schedule: Schedule, count: int) -> frozenset[int]:
+def rescale(mask: Placed, schedule: Schedule, count: int) -> frozenset[int]:
     """`count` steps of `schedule` to compute, as densely along sigma as `mask` computes.
 
     The mask's computed steps are points of a curve, rank against sigma. Every step of `schedule` is looked up on that
@@ -73,7 +85,7 @@ def rescale(mask: PublishedMask, schedule: Schedule, count: int) -> frozenset[in
     return frozenset(chosen)
 
 
-def _rank(mask: PublishedMask, sigma: float) -> float:
+def _rank(mask: Placed, sigma: float) -> float:
     """How many of the mask's computed steps lie before noise level `sigma`, a fraction between two of them."""
     falling = [-mask.sigma(step) for step in mask.computed]
     after = bisect_right(falling, -sigma + 1e-9)

@@ -8,6 +8,7 @@ from .policies import (
     AtMost,
     Carried,
     Change,
+    Collected,
     Drift,
     Embedded,
     Growing,
@@ -21,12 +22,14 @@ from .policies import (
     PerPlace,
     Policy,
     Tail,
+    Traced,
     Warmup,
     Within,
 )
-from .predictors import Axis, Chebyshev, FrequencySplit, GuidanceBands, Hermite, Hold, Lagrange, Taylor, TwoAnchor
+from .predictors import Axis, Chebyshev, Fitted, FrequencySplit, GuidanceBands, Hermite, Hold, Lagrange, Taylor, TwoAnchor
 from .recipe import Recipe, Site, Span, Target
 from .tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_LEMICA, FLUX_MAGNITUDE, SCM_CODE, WAN_GOLDEN, Curve, Polynomial
+from .trace import Calibration, Trajectory, universal
 from .types import Branch, Probe
 
 RESIDUAL, STACK, BRANCH = Target.RESIDUAL, Site.STACK, Site.BRANCH  # branches take gigabytes on large models: memory.kept_bytes
@@ -39,6 +42,17 @@ def encore(speed: float = 2.0, family: str = "flux", site: Site = Site.GUIDED) -
     """
     masks = WAN_GOLDEN if family == "wan" else FLUX_GOLDEN
     return Recipe(Paced(speed, masks), Lagrange(1), site, name=f"Encore {speed:g}x", source=masks[0].source)
+
+
+def trace(speed: float = 2.0, calibration: Calibration | None = None, site: Site = Site.GUIDED) -> Recipe:
+    """TRACE, ours: weights and mask fitted so that the sampling returns to the uncached trajectory."""
+    known = calibration or universal()
+    return Recipe(Traced(known, speed), Fitted(known, speed), site, name=f"TRACE {speed:g}x", source=f"calibration {known.name}")
+
+
+def collect(into: Trajectory) -> Recipe:
+    """Computes everything and adds it to a trajectory, which a calibration is made of."""
+    return Recipe(Collected("calibrating", into=into), Hold(), name="Encore Calibrate")
 
 
 def measure() -> Recipe:

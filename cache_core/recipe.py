@@ -98,6 +98,11 @@ class Recipe:
                 f"{self.name}: head {self.head} and tail {self.tail} count blocks that always run, from 0, at the site stack; "
                 f"the site is {site.value}. Set both to 0 or use the site stack, block or branch."
             )
+        if self.predictor.corrects and (site not in (Site.GUIDED, Site.COND) or self.target is not Target.OUTPUT):
+            raise RecipeError(
+                f"{self.name}: the predictor corrects velocities, and at the site {site.value} with target {self.target.value} there "
+                "are none. Use the site guided or cond and the target output."
+            )
         self._check_branches()
 
     def _check_branches(self) -> None:

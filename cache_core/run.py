@@ -59,11 +59,13 @@ class Run:
         """Forecast of the output [B, ...], after `decide` said so."""
         return self._stream(case).reuse(case.x)
 
-    def record(self, case: Case, y: Tensor) -> None:
-        """Learn the computed output `y` [B, ...], after `decide` said to compute."""
-        error = self._stream(case).record(case.x, y)
+    def record(self, case: Case, y: Tensor) -> Tensor:
+        """Learn the computed output `y` [B, ...], after `decide` said to compute; returns what to hand on, `y` itself in most recipes."""
+        stream = self._stream(case)
+        error = stream.record(case.x, y)
         if error is not None:
             self._errors.append(error)
+        return stream.corrected(case.x, y)
 
     def end(self) -> None:
         """Close the evaluation and note it in the ledger: computed if anything in it was."""

@@ -14,6 +14,7 @@ from .setup import Host
 
 NAMES = {
     "methods": "every published method at its recommended setting, next to fewer steps at the same cost",
+    "frontier": "quality against cost: TRACE next to reuse, order 1 and fewer steps at 1.5 to 5 times",
     "overhead": "what Encore itself costs in an evaluation that is computed and in one that is skipped, and what it keeps",
 }
 
@@ -31,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "batch": "prompts sampled at once for quality (default 16)",
         "threads": "processor threads (default PyTorch's)",
     }.items():
-        parser.add_argument(f"--{name}", type=_count, metavar="N", help=text)
+        parser.add_argument(f"--{name}", type=count, metavar="N", help=text)
 
 
 def bench(host: Host, options: argparse.Namespace) -> int:
@@ -72,7 +73,7 @@ def load_pack(host: Host) -> str:
     return PACK
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of 1 or more")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from . import calibrate
 from .bench import add_options
 from .errors import LaunchError
 from .paths import LOGS, ROOT
@@ -18,6 +19,7 @@ INSIDE = "ENCORE_HOST"  # set for the second call of ./encore, which runs in the
 DEMO = "Set up what is missing, start ComfyUI, run the demo workflows and write output/demo/: report.html, report.json, pictures and clips."
 TEST = "Set up what is missing, then run ruff, mypy and pytest on every known ComfyUI. All arguments go to pytest."
 BENCH = "Set up what is missing and run a benchmark on the demo models in the real ComfyUI, in this process."
+CALIBRATE = "Set up what is missing, sample a demo model uncached and write what TRACE needs of it to a file."
 SERVE = "Set up what is missing and run ComfyUI with the pack and the demo models for a browser until Ctrl-C."
 
 
@@ -32,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """The command line."""
     top = Parser(prog="encore", description="Encore: diffusion transformers that sample twice as fast, shown on this machine.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,bench}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,bench,calibrate}")
     demo = commands.add_parser("demo", help="sample two small models without and with the cache and report", description=DEMO)
     demo.add_argument("--json", type=Path, metavar="FILE", help="write the numbers of the report to FILE too")
     demo.add_argument("--only", choices=("flux", "wan"), help="run only this model")
@@ -43,6 +45,7 @@ def parser() -> Parser:
     serve = commands.add_parser("serve", help="run ComfyUI with the pack for a browser", description=SERVE)
     serve.add_argument("--port", type=int, default=8188, help="port on this machine (default 8188)")
     add_options(commands.add_parser("bench", help="measure methods and overhead on the demo models", description=BENCH))
+    calibrate.add_options(commands.add_parser("calibrate", help="learn a demo model's trajectories for TRACE", description=CALIBRATE))
     return top
 
 
@@ -90,6 +93,8 @@ def _run(host: Host, options: argparse.Namespace) -> int:
         from .bench import bench
 
         return bench(host, options)
+    if options.command == "calibrate":
+        return calibrate.calibrate(host, options)
     from .demo import demo
 
     return demo(host, options.only, options.repeats, options.json)

@@ -7,8 +7,19 @@ from .compose import COMPOSE
 from .demo import EncoreDemoCodec, EncoreDemoPrompt
 from .methods import METHODS
 from .report import EncoreReport
+from .trace import EncoreCalibrate, EncoreTrace
 
-NODES: list[type[io.ComfyNode]] = [Encore, EncoreMeasure, EncoreReport, EncoreDemoPrompt, EncoreDemoCodec, *METHODS, *COMPOSE]
+NODES: list[type[io.ComfyNode]] = [
+    Encore,
+    EncoreTrace,
+    EncoreCalibrate,
+    EncoreMeasure,
+    EncoreReport,
+    EncoreDemoPrompt,
+    EncoreDemoCodec,
+    *METHODS,
+    *COMPOSE,
+]
 
 
 class EncoreExtension(ComfyExtension):

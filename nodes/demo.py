@@ -86,7 +86,7 @@ class EncoreDemoCodec(io.ComfyNode):
 def conditioning(family: str, captions: str, length: int = 17) -> list[list[Any]]:
     """One condition in the host's format, with a row for each line of `captions`; for a clip of `length` frames."""
     lines = [line for line in captions.splitlines() if line.strip()]
-    context = text.encode([parse(line) for line in lines] or [None], text.load_table(family))
+    context = text.encode(family, [parse(line) for line in lines] or [None], text.load_table(family))
     extra = {"pooled_output": context.mean(1)}
     if family == "wan":
         extra["concat_latent_image"] = FORMATS[family]().process_out(positions((length - 1) // 4 + 1).clone())

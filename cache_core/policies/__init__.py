@@ -11,6 +11,7 @@ from .magnitude import Magnitude
 from .paced import Carried, Paced
 from .place import PerBranch, PerPlace
 from .rate import OutputRate
+from .traced import Collected, Traced
 
 __all__ = [
     "AccumulatedError",
@@ -18,6 +19,7 @@ __all__ = [
     "Budget",
     "Carried",
     "Change",
+    "Collected",
     "Drift",
     "Embedded",
     "Growing",
@@ -33,6 +35,7 @@ __all__ = [
     "Policy",
     "Steps",
     "Tail",
+    "Traced",
     "Warmup",
     "Within",
 ]

@@ -4,6 +4,7 @@ from .axis import Axis
 from .bands import FrequencySplit
 from .base import Linear, Predictor, Weighted
 from .correct import Corrected, Damped
+from .fitted import Fitted
 from .guidance import GuidanceBands
 from .magnitude import Scaled
 from .polynomial import AdamsBashforth, Hold, Lagrange
@@ -17,6 +18,7 @@ __all__ = [
     "Chebyshev",
     "Corrected",
     "Damped",
+    "Fitted",
     "FrequencySplit",
     "GuidanceBands",
     "Hermite",

@@ -24,6 +24,15 @@ class Predictor(Protocol):
         """Whether it wants the policy's probe kept beside each anchor."""
         return False
 
+    @property
+    def corrects(self) -> bool:
+        """Whether it changes computed features too; they are velocities then."""
+        return False
+
+    def correct(self, history: History, seen: Observation, x: Tensor, feature: Tensor) -> Tensor:
+        """What to hand on [B, ...] in place of the computed `feature` [B, ...], which is the newest anchor by now."""
+        return feature
+
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
         """Feature [B, ...] at `seen.step`, on the device and in the dtype of the site's input `x`, which stays as it is.
 

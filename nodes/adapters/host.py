@@ -162,10 +162,12 @@ def _through(run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callab
     cases = [Case(key, x, x) for key in keys]
     if run.decide(cases):
         return [x - sigma * run.reuse(case) for case in cases]
-    outputs = compute()
-    for case, output in zip(cases, outputs, strict=True):
-        run.record(case, (x - output) / sigma)
-    return outputs
+    handed = []
+    for case, output in zip(cases, compute(), strict=True):
+        velocity = (x - output) / sigma
+        corrected = run.record(case, velocity)
+        handed.append(output if corrected is velocity else x - sigma * corrected)
+    return handed
 
 
 def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:

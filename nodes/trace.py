@@ -1,0 +1,119 @@
+"""TRACE as nodes: one that samples by a calibration, one that makes a calibration of any model in the graph."""
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..cache_core import CacheError, Site
+from ..cache_core.published import trace
+from ..cache_core.trace import calibrated, load, save, universal
+from ..cache_core.trace.bands import LEVELS
+from .adapters.calibrate import Sampling, about, collect, mismatch
+from .adapters.host import attach
+from .live import listener
+
+FOLDER = Path(folder_paths.models_dir) / "encore"
+SHIPPED = "universal"
+SUFFIX = ".safetensors"
+
+
+class EncoreTrace(io.ComfyNode):
+    """Samples by the weights and the mask of a calibration."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EncoreTrace",
+            display_name="TRACE",
+            category="encore",
+            description="Our own method: computes a part of the steps and forecasts the others with weights that lead the sampling back to "
+            "where it would have been uncached. Works on any model; with a calibration of the model it is closer still.",
+            search_aliases=["cache", "speed up", "faster", "trace", "calibration"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to speed up. LoRAs and other patches may come before or after."),
+                io.Float.Input(
+                    "speed",
+                    default=2.0,
+                    min=1.0,
+                    max=6.0,
+                    step=0.1,
+                    tooltip="How many times faster the denoising loop should run, 1.0 to 6.0. 1.0 computes every step and changes nothing.",
+                ),
+                io.Combo.Input(
+                    "calibration",
+                    options=[SHIPPED, *names()],
+                    default=SHIPPED,
+                    tooltip="What the forecasts go by. universal: learned on other models, fits any. The others are files of Encore "
+                    "Calibrate in models/encore.",
+                ),
+                io.Combo.Input(
+                    "site",
+                    options=[Site.GUIDED.value, Site.COND.value],
+                    default=Site.GUIDED.value,
+                    optional=True,
+                    advanced=True,
+                    tooltip="What is forecast. guided: the result after CFG, the fastest. cond: each condition by itself, so that "
+                    "nodes which change the guidance at every step (rescaled CFG, APG...) still run.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The model with the cache on it.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, speed: float, calibration: str = SHIPPED, site: str = Site.GUIDED.value) -> io.NodeOutput:
+        known = universal() if calibration == SHIPPED else load(FOLDER / f"{calibration}{SUFFIX}")
+        notes = [] if calibration == SHIPPED else mismatch(model, known)
+        return io.NodeOutput(attach(model, trace(speed, known, Site(site)), listener(cls.hidden.unique_id, notes)))
+
+
+class EncoreCalibrate(io.ComfyNode):
+    """Samples a few pictures uncached and keeps what TRACE needs of them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="EncoreCalibrate",
+            display_name="Encore Calibrate",
+            category="encore",
+            description="Samples a few times without a cache, with the settings that you use, and writes what TRACE learns from it to "
+            "models/encore: some 70 kB, whatever the model. The file serves every speed and other numbers of steps.",
+            is_output_node=True,
+            search_aliases=["calibrate", "trace"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model as it goes into your sampler, without a cache."),
+                io.Conditioning.Input("positive", tooltip="A prompt of the kind you use. Several in one condition are taken in turn."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt."),
+                io.Latent.Input("latent_image", tooltip="An empty latent of the size you use. A batch gives several trajectories at once."),
+                io.Int.Input("trajectories", default=8, min=1, max=64, tooltip="Samplings, 1 to 64. 4 are usable, 16 are plenty."),
+                io.Int.Input("seed", default=0, min=0, max=2**63, tooltip="Seed of the first sampling; the others count on from it."),
+                io.Int.Input("steps", default=50, min=8, max=200, tooltip="Steps of each sampling. More than you use does no harm."),
+                io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1, tooltip="CFG as in your sampler; 1.0 for Flux dev."),
+                io.Combo.Input("sampler_name", options=Sampling.samplers(), default="euler", tooltip="Euler is right for any use."),
+                io.Combo.Input("scheduler", options=Sampling.schedulers(), default="simple", tooltip="As in your sampler."),
+                io.String.Input("name", default="my-model", tooltip="Name of the file in models/encore. One of that name is replaced."),
+            ],
+            outputs=[io.String.Output(display_name="name", tooltip="The name, for TRACE.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, latent_image: dict[str, Any], trajectories: int, seed: int, name: str, **settings: Any) -> io.NodeOutput:
+        path = file_of(name)
+        sampling = Sampling(model, latent=latent_image, **settings)
+        found = calibrated(name, collect(sampling, trajectories, seed, LEVELS), about(sampling), watch=sampling.check)
+        save(found, path)
+        return io.NodeOutput(name, ui={"text": [f"{path.name}: {trajectories} trajectories of {sampling.steps} steps"]})
+
+
+def names() -> list[str]:
+    """Names of the calibrations in models/encore."""
+    return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}")) if FOLDER.is_dir() else []
+
+
+def file_of(name: str) -> Path:
+    """Where a calibration of this name lies. Raises CacheError for a name that is no file name."""
+    if not name.strip() or name == SHIPPED or Path(name).name != name or name.startswith("."):
+        raise CacheError(f"A calibration cannot be called {name!r}. Use letters, digits, - and _, and not {SHIPPED!r}.")
+    return FOLDER / f"{name}{SUFFIX}"
