@@ -65,7 +65,7 @@ def load_model(weights: Path, shift: float | None) -> Any:
 
 
 def conditioning(family: str, context: Tensor, guidance: float) -> list[Any]:
-    """Make the host's CONDITIONING of contexts [N, TOKENS, width], one prompt per sample of the batch."""
+    """Make the host's CONDITIONING of contexts [N, L, width], one prompt per sample of the batch."""
     if family == "wan":
         from comfy.latent_formats import Wan21
 
@@ -88,7 +88,7 @@ def sample(
     side = SIDE // codec.BLOCK
     latent = torch.zeros(len(scenes), 16, *([] if family == "flux" else [FRAMES]), side, side)
     table = text.load_table(family)
-    told, empty = text.encode(scenes, table), text.encode([None] * len(scenes), table)
+    told, empty = text.encode(family, scenes, table), text.encode(family, [None] * len(scenes), table)
     samples = comfy.sample.sample(
         model,
         comfy.sample.prepare_noise(latent, seed),

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .world import FRAMES
+
 WEIGHTS = Path(__file__).parent / "weights" / "diffusion_models"
 # The host reads what is not written here from the weights, and fixes the rest (heads of 128, text width 4096 for Wan).
 FLUX: dict[str, Any] = {
@@ -54,15 +56,20 @@ GATES = (
 
 
 def positions(frames: int, height: int = 16, width: int = 16) -> Tensor:
-    """Where each latent pixel lies, [1, 16, frames, height, width], as sines and cosines of y and x.
+    """Where and when each latent pixel lies, [1, 16, frames, height, width], as sines and cosines of its y, x and frame.
 
-    Wan's attention knows distances only, and a small one does not learn from noise where the picture's edges are. It gets
-    this map in extra input channels, as the models of the Wan family that take a control picture do.
+    Wan's attention knows distances only, and a small one does not learn from noise where the picture's edges are or which
+    frame comes first. It gets this map in extra input channels, as the models of the Wan family that take a control picture do.
     """
-    axes = [(torch.arange(size) + 0.5) / size for size in (height, width)]
+    axes = [torch.arange(frames) / (FRAMES - 1), *((torch.arange(size) + 0.5) / size for size in (height, width))]
     grids = torch.meshgrid(*axes, indexing="ij")
-    waves = [wave(math.pi * turn * grid) for grid in grids for turn in (0.5, 1.0, 2.0, 3.0) for wave in (torch.sin, torch.cos)]
-    return torch.stack(waves)[None, :, None].expand(-1, -1, frames, -1, -1)
+    waves = [
+        wave(math.pi * turn * grid)
+        for grid, turns in zip(grids, ((0.5, 1.0), (0.5, 1.0, 2.0), (0.5, 1.0, 2.0)), strict=True)
+        for turn in turns
+        for wave in (torch.sin, torch.cos)
+    ]
+    return torch.stack(waves)[None]
 
 
 def build(family: str) -> nn.Module:

@@ -8,7 +8,7 @@ import math
 import os
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,13 @@ STATE = Path(__file__).parents[1] / ".train"  # optimiser state, not part of the
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is trained. Steps below `stills` see single frames only, `batch` of them; later ones see clips."""
+    """How a model is trained. A step sees `batch` single frames or `clips` clips; the clips' share grows from 0 to 1."""
 
     family: str
     steps: int
     batch: int
-    stills: float = 1.0  # fraction of the steps
-    clips: int = 0  # clips a batch after that
+    clips: int = 0
+    ramp: tuple[float, float] = (1.0, 2.0)  # fractions of the steps where clips begin and where stills end
     guided_from: float = 1.0  # fraction of the steps after which guidance is distilled into the guidance embedding
     lr: float = 1e-3
     shift: float = 3.0
@@ -44,8 +44,8 @@ class Plan:
 
 
 PLANS = {
-    "flux": Plan("flux", steps=1600, batch=48, guided_from=0.72),
-    "wan": Plan("wan", steps=2400, batch=48, stills=0.75, clips=12),
+    "flux": Plan("flux", steps=2300, batch=48, guided_from=0.8),
+    "wan": Plan("wan", steps=4000, batch=32, clips=12, ramp=(0.76, 0.94)),
 }
 
 
@@ -62,7 +62,8 @@ class Trainer:
         matrices: list[Tensor] = []
         others: list[Tensor] = []
         for name, parameter in self.network.named_parameters():
-            inner = "blocks." in name and parameter.ndim == 2 and "mod" not in name
+            # Wan's text embedding is 4096 wide: a step of AdamW would move its outputs by whole units and kill them.
+            inner = ("blocks." in name or "text_embedding" in name) and parameter.ndim == 2 and "mod" not in name
             (matrices if inner else others).append(parameter)
         self.optimisers: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=plan.lr),
@@ -75,13 +76,14 @@ class Trainer:
         plan = self.plan
         rng = random.Random(self.seed * 1_000_003 + self.done)
         torch.manual_seed(rng.getrandbits(48))
-        frames = 1 if self.done < plan.stills * plan.steps else FRAMES
+        start, end = plan.ramp
+        frames = FRAMES if rng.random() < (self.done / plan.steps - start) / (end - start) else 1
         count = plan.batch if frames == 1 else plan.clips
         scenes = [draw_scene(rng, plan.family == "wan") for _ in range(count)]
         latent = codec.encode(render(scenes, rng, frames))
         told: list[Scene | None] = [None if rng.random() < plan.dropout else scene for scene in scenes]
         with _snapshots() if plan.family == "flux" else contextlib.nullcontext():
-            loss = self._loss(latent, text.encode(told, self.table), [scene is None for scene in told])
+            loss = self._loss(latent, text.encode(plan.family, told, self.table), [scene is None for scene in told])
             loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         rate = plan.lr * min(1.0, (self.done + 1) / 50, 2 * (1 - self.done / plan.steps))
@@ -196,6 +198,17 @@ def export(trainer: Trainer) -> None:
     write(WEIGHTS / f"demo-{trainer.plan.family}.safetensors", weights, {"trained": json.dumps(about)})
 
 
+def warm(family: str) -> None:
+    """Make a state to resume from out of the shipped weights, at the step that they were written; the optimisers start anew."""
+    from .models import WEIGHTS
+
+    with safe_open(WEIGHTS / f"demo-{family}.safetensors", "pt") as file:
+        kept = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118
+        step = json.loads(file.metadata()["trained"])["step"]
+    both = {f"{part}.{key}": value.clone() for part in ("network", "average") for key, value in kept.items()}
+    write(STATE / f"{family}.safetensors", both, {"step": str(step)})
+
+
 def host_ready_for_training(path: str | None) -> Any:
     """Puts a ComfyUI checkout on the path and sets its networks to their differentiable forms."""
     if path:
@@ -215,14 +228,19 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=int, default=100, help="steps between saves")
     parser.add_argument("--export", action="store_true", help="only write the weight file from the state reached")
+    parser.add_argument("--warm", action="store_true", help="first make the state to resume from out of the shipped weights")
+    parser.add_argument("--steps", type=int, help="other than the plan's number of steps")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     host_ready_for_training(options.comfyui)
+    plan = replace(PLANS[options.family], steps=options.steps or PLANS[options.family].steps)
+    if options.warm:
+        warm(options.family)
     if options.export:
-        trainer = Trainer(PLANS[options.family], options.seed)
+        trainer = Trainer(plan, options.seed)
         trainer.load(STATE / f"{options.family}.safetensors")
         export(trainer)
     else:
-        train(PLANS[options.family], options.seed, options.every)
+        train(plan, options.seed, options.every)

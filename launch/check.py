@@ -12,7 +12,7 @@ from .process import running
 from .setup import Host
 
 LINT = {"ruff check": ["check", "."], "ruff format": ["format", "--check", "."]}
-TYPED = ("cache_core", "nodes", "launch")
+TYPED = ("cache_core", "nodes", "launch", "bench")
 NOTHING_COLLECTED = 5  # pytest's exit code when a selection leaves no test
 
 

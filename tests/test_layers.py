@@ -10,7 +10,7 @@ HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "execution", "serv
 ORDER = ["errors", "types", "measure", "history", "masks", "trace", "tables", "policies", "predictors", "recipe", "fallback", "ledger"]
 ORDER += ["stream", "run", "published"]
 CORE = sorted((ROOT / "cache_core").glob("**/*.py"))
-SOURCES = [path for folder in ("cache_core", "nodes", "demo", "launch") for path in sorted((ROOT / folder).glob("**/*.py"))]
+SOURCES = [path for folder in ("cache_core", "nodes", "demo", "launch", "bench") for path in sorted((ROOT / folder).glob("**/*.py"))]
 
 
 def name(path):

@@ -185,7 +185,7 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     plain = [value for value in args if value is not passed]
     named = {key: value for key, value in kwargs.items() if value is not passed}
     recipe = run.recipe
-    layout = (recipe.site, recipe.head, recipe.tail, recipe.spans, recipe.branches)
+    layout = (recipe.site, recipe.head, recipe.tail, recipe.spans, recipe.branches, recipe.policy.probe)
     key = (form(plain), form(named), options.replaced_blocks(passed), layout)
     meter = _meter(network)
     with nullcontext() if meter.knows(key) else options.watched_attention(passed, meter.attention):
