@@ -47,6 +47,7 @@ class Method:
 # Settings are those of the authors' code or README for FLUX.1-dev and Wan 2.1 1.3B. DBCache's 8 of 57 blocks are 1 of 6 here.
 METHODS = (
     Method(p.encore, {"speed": 2.0}, {"speed": 2.0, "family": "wan"}),
+    Method(p.trace, {"speed": 2.0}, {"speed": 2.0}),
     Method(p.embedded, {}, {}),
     Method(p.examined, {}, {}),
     Method(p.fora, {"every": 3}, {"every": 3}),

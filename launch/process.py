@@ -72,11 +72,12 @@ def running(
 
 
 def stop_on_signals() -> None:
-    """Turn SIGTERM and SIGHUP into an ordinary exit, so that every `finally` runs."""
+    """Turn SIGTERM and SIGHUP into an ordinary exit, so that every `finally` runs; heed SIGINT also where a shell had it ignored."""
 
     def leave(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), leave)

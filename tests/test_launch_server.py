@@ -158,7 +158,10 @@ def test_no_process_is_left_when_the_command_is_ended_by_a_signal(tmp_path: Path
         assert command.stdout is not None
         child = int(command.stdout.readline())
         command.send_signal(number)
-        command.wait(20)
+        try:
+            command.wait(20)
+        finally:
+            command.kill()
     assert wait_until_gone(child)
 
 
