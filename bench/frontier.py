@@ -3,7 +3,6 @@
 TRACE is calibrated here, on prompts of its own, before the held-out ones are sampled.
 """
 
-from dataclasses import replace
 from functools import cache
 from random import Random
 
@@ -58,7 +57,7 @@ def entries(own: Calibration, setting: Setting, family: str, speed: float) -> li
     """The methods at one speed: all compute as many steps."""
     schedule = Schedule((*own.statistics.sigmas, own.statistics.end))
     count = budget(schedule.total, speed)
-    plain = replace(own.statistics.whole())
+    plain = own.statistics.whole()
     searched = frozenset(search(cost(plain, fitted=False), schedule.total, count, tries=TRIES))
     made: dict[str, Recipe] = {
         "reuse": Recipe(Mask(searched, schedule.total), Hold(), name="reuse"),

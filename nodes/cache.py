@@ -11,6 +11,33 @@ from .adapters.host import attach
 from .live import listener
 
 
+def speed_input() -> io.Float.Input:
+    """The goal that a mask is chosen for."""
+    return io.Float.Input(
+        "speed",
+        default=2.0,
+        min=1.0,
+        max=6.0,
+        step=0.1,
+        tooltip="How many times faster the denoising loop should run, 1.0 to 6.0. 1.0 computes every step and changes nothing, "
+        "bit for bit. The faster, the further the picture may move away from the uncached one: compare with Encore Measure and "
+        "Encore Report.",
+    )
+
+
+def site_input() -> io.Combo.Input:
+    """Before or after guidance."""
+    return io.Combo.Input(
+        "site",
+        options=[Site.GUIDED.value, Site.COND.value],
+        default=Site.GUIDED.value,
+        optional=True,
+        advanced=True,
+        tooltip="What is forecast. guided: the result after CFG, the fastest. cond: each condition by itself, so that nodes which "
+        "change the guidance at every step (rescaled CFG, APG...) still run.",
+    )
+
+
 class Encore(io.ComfyNode):
     """Samples about `speed` times as fast: a published mask says which steps are computed, the others are forecast."""
 
@@ -25,25 +52,8 @@ class Encore(io.ComfyNode):
             search_aliases=["cache", "speed up", "faster", "teacache", "easycache", "feature caching"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to speed up. LoRAs and other patches may come before or after."),
-                io.Float.Input(
-                    "speed",
-                    default=2.0,
-                    min=1.0,
-                    max=6.0,
-                    step=0.1,
-                    tooltip="How many times faster the denoising loop should run, 1.0 to 6.0. 1.0 computes every step and "
-                    "changes nothing, bit for bit. The faster, the further the picture may move away from the uncached one: "
-                    "compare with Encore Measure and Encore Report.",
-                ),
-                io.Combo.Input(
-                    "site",
-                    options=[Site.GUIDED.value, Site.COND.value],
-                    default=Site.GUIDED.value,
-                    optional=True,
-                    advanced=True,
-                    tooltip="What is forecast. guided: the result after CFG, the fastest. cond: each condition by itself, so "
-                    "that nodes which change the guidance at every step (rescaled CFG, APG...) still run.",
-                ),
+                speed_input(),
+                site_input(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with the cache on it.")],
             hidden=[io.Hidden.unique_id],

@@ -12,6 +12,7 @@ from ..cache_core.trace import calibrated, load, save, universal
 from ..cache_core.trace.bands import LEVELS
 from .adapters.calibrate import Sampling, about, collect, mismatch
 from .adapters.host import attach
+from .cache import site_input, speed_input
 from .live import listener
 
 FOLDER = Path(folder_paths.models_dir) / "encore"
@@ -29,18 +30,11 @@ class EncoreTrace(io.ComfyNode):
             display_name="TRACE",
             category="encore",
             description="Our own method: computes a part of the steps and forecasts the others with weights that lead the sampling back to "
-            "where it would have been uncached. Works on any model; with a calibration of the model it is closer still.",
+            "where it would have been uncached. Works on any model, with the universal calibration or with one of the model itself.",
             search_aliases=["cache", "speed up", "faster", "trace", "calibration"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to speed up. LoRAs and other patches may come before or after."),
-                io.Float.Input(
-                    "speed",
-                    default=2.0,
-                    min=1.0,
-                    max=6.0,
-                    step=0.1,
-                    tooltip="How many times faster the denoising loop should run, 1.0 to 6.0. 1.0 computes every step and changes nothing.",
-                ),
+                speed_input(),
                 io.Combo.Input(
                     "calibration",
                     options=[SHIPPED, *names()],
@@ -48,15 +42,7 @@ class EncoreTrace(io.ComfyNode):
                     tooltip="What the forecasts go by. universal: learned on other models, fits any. The others are files of Encore "
                     "Calibrate in models/encore.",
                 ),
-                io.Combo.Input(
-                    "site",
-                    options=[Site.GUIDED.value, Site.COND.value],
-                    default=Site.GUIDED.value,
-                    optional=True,
-                    advanced=True,
-                    tooltip="What is forecast. guided: the result after CFG, the fastest. cond: each condition by itself, so that "
-                    "nodes which change the guidance at every step (rescaled CFG, APG...) still run.",
-                ),
+                site_input(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with the cache on it.")],
             hidden=[io.Hidden.unique_id],
@@ -87,7 +73,9 @@ class EncoreCalibrate(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="A prompt of the kind you use. Several in one condition are taken in turn."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size you use. A batch gives several trajectories at once."),
-                io.Int.Input("trajectories", default=8, min=1, max=64, tooltip="Samplings, 1 to 64. 4 are usable, 16 are plenty."),
+                io.Int.Input(
+                    "trajectories", default=8, min=1, max=64, tooltip="Samplings, 1 to 64. More take longer."
+                ),
                 io.Int.Input("seed", default=0, min=0, max=2**63, tooltip="Seed of the first sampling; the others count on from it."),
                 io.Int.Input("steps", default=50, min=8, max=200, tooltip="Steps of each sampling. More than you use does no harm."),
                 io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1, tooltip="CFG as in your sampler; 1.0 for Flux dev."),

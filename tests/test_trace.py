@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import host_models
 import numpy as np
@@ -13,6 +14,8 @@ from pack.cache_core.masks import budget
 from pack.cache_core.trace import Calibration, Statistics, Trajectory, calibrated, cost, even, fit, load, plan, save, search
 from pack.cache_core.trace import fit as fits
 from pack.cache_core.trace.bands import LEVELS, join, split
+from pack.nodes import trace as trace_nodes
+from pack.nodes.adapters import calibrate
 from pack.nodes.adapters.host import attach
 from policy_runs import flow
 from safetensors.torch import save_file
@@ -112,7 +115,7 @@ def test_statistics_carry_over_to_another_schedule():
     carried, own = statistics(fine).at(coarse), statistics(coarse)
     np.testing.assert_allclose(carried.gram, own.gram, rtol=2e-3, atol=2e-3)
     assert carried.sigmas == coarse.sigmas[:-1]
-    assert statistics(fine).at(fine).gram is not None
+    np.testing.assert_array_equal(statistics(fine).at(fine).gram, statistics(fine).gram)
 
 
 def test_statistics_of_a_schedule_that_starts_late_start_from_the_latent_there():
@@ -263,3 +266,22 @@ def test_without_a_searched_mask_steps_are_even():
     known = Calibration("bare", statistics(flow(20)), ())
     assert known.computed(flow(20), 5) == frozenset(even(20, 5))
     assert known.computed(flow(20), 20) == frozenset(range(20))
+
+
+@pytest.mark.host
+def test_the_node_writes_a_calibration_that_the_other_node_samples_by(tmp_path, monkeypatch):
+    monkeypatch.setattr(trace_nodes, "FOLDER", tmp_path)
+    model, latent = host_models.make("flux"), {"samples": torch.zeros(1, *host_models.LATENT["flux"])}
+    settings = {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
+    told = {"positive": host_models.prompt(5, 11), "negative": host_models.prompt(5, 12)}
+    trace_nodes.EncoreCalibrate.execute(model, latent_image=latent, trajectories=2, seed=3, name="mine", **told, **settings)
+    assert trace_nodes.names() == ["mine"]
+    assert load(tmp_path / "mine.safetensors").statistics.trajectories == 2
+    known = load(tmp_path / "mine.safetensors")
+    assert calibrate.mismatch(model, known) == []
+    assert "another network" in calibrate.mismatch(host_models.make("wan"), known)[0]
+    monkeypatch.setattr(trace_nodes.EncoreTrace, "hidden", SimpleNamespace(unique_id=None), raising=False)
+    (cached,) = trace_nodes.EncoreTrace.execute(model, 1.4, "mine").result
+    assert host_models.sample(cached, "flux", steps=8).isfinite().all()
+    with pytest.raises(CacheError, match="cannot be called"):
+        trace_nodes.file_of("../mine")

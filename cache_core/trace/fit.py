@@ -19,8 +19,8 @@ from .statistics import Array, Statistics
 
 DEPTH = 3  # computed velocities kept
 RIDGE = 1e-4  # times the mean square of the regressors, towards order 1
-# What a computed velocity does when the latent is off by d: it moves by SLOPE d, and by UNKNOWN / (1 - sigma) |d| in a direction
-# that nobody foretells. Measured on demo-flux (docs/trace.md); without it a search trusts long reaches in the noisy steps.
+# What a computed velocity is taken to do when the latent is off by d: it moves by SLOPE d, and by UNKNOWN / (1 - sigma) |d| in a
+# direction that nobody foretells. Chosen on demo-flux; without it a search trusts long reaches in the noisy steps.
 SLOPE = -0.75
 UNKNOWN = 0.28
 

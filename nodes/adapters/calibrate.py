@@ -93,7 +93,7 @@ def about(sampling: Sampling) -> dict[str, Any]:
 
 
 def mismatch(model: Any, calibration: Calibration) -> Sequence[str]:
-    """Notes for the report where a calibration was made on another model or with other LoRAs. It still beats none (docs/trace.md)."""
+    """Notes for the report where a calibration was made on another model or with other LoRAs."""
     ours, theirs = fingerprint(model), calibration.about
     words = {"network": "another network", "parameters": "a network of another size", "patches": "other LoRAs"}
     other = [text for key, text in words.items() if key in theirs and theirs[key] != ours[key]]
