@@ -52,11 +52,11 @@ PLANS = {
 class Trainer:
     """A network, its average, its optimisers and the step reached."""
 
-    def __init__(self, plan: Plan, seed: int) -> None:
+    def __init__(self, plan: Plan, seed: int, half: bool = False) -> None:
         from .models import build
 
         torch.manual_seed(seed)
-        self.plan, self.seed, self.done = plan, seed, 0
+        self.plan, self.seed, self.half, self.done = plan, seed, half, 0
         self.network = build(plan.family)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
         matrices: list[Tensor] = []
@@ -82,15 +82,16 @@ class Trainer:
         scenes = [draw_scene(rng, plan.family == "wan") for _ in range(count)]
         latent = codec.encode(render(scenes, rng, frames))
         told: list[Scene | None] = [None if rng.random() < plan.dropout else scene for scene in scenes]
-        with _snapshots() if plan.family == "flux" else contextlib.nullcontext():
+        with self._precision(), _snapshots() if plan.family == "flux" else contextlib.nullcontext():
             loss = self._loss(latent, text.encode(plan.family, told, self.table), [scene is None for scene in told])
-            loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         rate = plan.lr * min(1.0, (self.done + 1) / 50, 2 * (1 - self.done / plan.steps))
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            optimiser.step()
+            with self._precision():
+                optimiser.step()
             optimiser.zero_grad()
         self.done += 1
         keep = min(plan.ema, self.done / (self.done + 9))
@@ -98,6 +99,10 @@ class Trainer:
             for mean, new in zip(self.average.parameters(), self.network.parameters(), strict=True):
                 mean.lerp_(new, 1 - keep)
         return loss.item()
+
+    def _precision(self) -> torch.autocast:
+        """Products in bfloat16 if `half`; sums, norms and parameters stay in float32."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.half)
 
     def _loss(self, latent: Tensor, context: Tensor, empty: list[bool]) -> Tensor:
         """Rectified flow: the velocity from data to noise at a random sigma."""
@@ -115,7 +120,7 @@ class Trainer:
                 apart = predict(self.average, noisy, sigma, context, one) - predict(self.average, noisy, sigma, none, one)
             strength = (guidance - 1) * ~torch.tensor(empty)
             goal = goal + strength[:, None, None, None, None] * apart
-        return (predict(self.network, noisy, sigma, context, guidance) - goal).square().mean()
+        return (predict(self.network, noisy, sigma, context, guidance).float() - goal).square().mean()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a resumed training needs."""
@@ -170,9 +175,9 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
     os.replace(part, path)
 
 
-def train(plan: Plan, seed: int, every: int) -> None:
+def train(plan: Plan, seed: int, every: int, half: bool) -> None:
     """Train to the plan's end from the state reached, saving state and weights `every` so many steps."""
-    trainer, state = Trainer(plan, seed), STATE / f"{plan.family}.safetensors"
+    trainer, state = Trainer(plan, seed, half), STATE / f"{plan.family}.safetensors"
     if state.exists():
         trainer.load(state)
     bar, mean = tqdm(range(trainer.done, plan.steps), initial=trainer.done, total=plan.steps), 0.0
@@ -230,12 +235,15 @@ if __name__ == "__main__":
     parser.add_argument("--export", action="store_true", help="only write the weight file from the state reached")
     parser.add_argument("--warm", action="store_true", help="first make the state to resume from out of the shipped weights")
     parser.add_argument("--steps", type=int, help="other than the plan's number of steps")
+    parser.add_argument("--ramp", type=float, nargs=2, help="other than the plan's fractions of the steps where clips begin and stills end")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16: twice as fast on a CPU with avx512_bf16 or amx")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     host_ready_for_training(options.comfyui)
-    plan = replace(PLANS[options.family], steps=options.steps or PLANS[options.family].steps)
+    plan = PLANS[options.family]
+    plan = replace(plan, steps=options.steps or plan.steps, ramp=tuple(options.ramp or plan.ramp))
     if options.warm:
         warm(options.family)
     if options.export:
@@ -243,4 +251,4 @@ if __name__ == "__main__":
         trainer.load(STATE / f"{options.family}.safetensors")
         export(trainer)
     else:
-        train(plan, options.seed, options.every)
+        train(plan, options.seed, options.every, options.bf16)

@@ -73,9 +73,7 @@ class EncoreCalibrate(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="A prompt of the kind you use. Several in one condition are taken in turn."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size you use. A batch gives several trajectories at once."),
-                io.Int.Input(
-                    "trajectories", default=8, min=1, max=64, tooltip="Samplings, 1 to 64. More take longer."
-                ),
+                io.Int.Input("trajectories", default=8, min=1, max=64, tooltip="Samplings, 1 to 64. More take longer."),
                 io.Int.Input("seed", default=0, min=0, max=2**63, tooltip="Seed of the first sampling; the others count on from it."),
                 io.Int.Input("steps", default=50, min=8, max=200, tooltip="Steps of each sampling. More than you use does no harm."),
                 io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1, tooltip="CFG as in your sampler; 1.0 for Flux dev."),
