@@ -81,12 +81,12 @@ def fora(every: int = 3, warmup: int = 0) -> Recipe:
 
 
 def teacache(threshold: float = 0.4, table: Polynomial = FLUX_CHANGE, fitted: bool = True) -> Recipe:
-    """TeaCache: summed change of the modulated input, rescaled by a polynomial fitted on the model.
+    """TeaCache: summed change of the modulated input, or of the time embedding, rescaled by a polynomial fitted on the model.
 
     Where the polynomial was not `fitted` on the model at hand, its absolute value is summed, as ComfyUI-TeaCache does: the
     sum as published may fall there, and never come back.
     """
-    drift = Drift(threshold, polynomial=table.coefficients, signed=fitted)
+    drift = Drift(threshold, table.probe, table.coefficients, signed=fitted)
     return Recipe(Tail(Warmup(drift, table.first), table.last), Hold(), STACK, RESIDUAL, name="TeaCache", source=table.source)
 
 

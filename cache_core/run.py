@@ -50,7 +50,7 @@ class Run:
         A condition that is seen for the first time, or in another shape, has nothing to be forecast from and is computed.
         """
         step, _ = self._now()
-        verdicts = [self._stream(case).propose(step, case.probe, case.x) for case in cases]
+        verdicts = [self._stream(case).propose(step, case.probe, case.x if case.picture is None else case.picture) for case in cases]
         verdict = next((verdict for verdict in verdicts if not verdict.reuse), verdicts[0])
         self._verdicts.append(verdict)
         return verdict.reuse

@@ -1,6 +1,7 @@
 """One stream: a condition at a site, followed from evaluation to evaluation."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -33,10 +34,11 @@ class Stream:
 
     @property
     def nbytes(self) -> int:
-        return self._history.nbytes
+        """Bytes of the anchors and of what the policy compares with."""
+        return self._history.nbytes + sum({id(kept): kept.nbytes for kept in _tensors(self._state)}.values())
 
     def propose(self, step: Step, probe: Tensor | None, x: Tensor | None = None) -> Verdict:
-        """The policy's wish for this evaluation; `probe` and the site's input `x`, both [B, ...], are this stream's rows."""
+        """The policy's wish for this evaluation; `probe` and the site's input `x` for policies, both [B, ...], are this stream's rows."""
         self._seen = Observation(step, probe, self._age, self._computed, x, place=self._place)
         verdict, self._state = self._recipe.policy.propose(self._state, self._seen)
         return verdict if len(self._history) else Verdict(False, "nothing cached yet", verdict.score)
@@ -77,3 +79,15 @@ class Stream:
             raise ProtocolError("Stream.reuse or Stream.record was called without Stream.propose before it.")
         seen, self._seen = self._seen, None
         return seen
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """The tensors in a policy's state."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, tuple):
+        for part in state:
+            yield from _tensors(part)
+    elif is_dataclass(state):
+        for field in fields(state):
+            yield from _tensors(getattr(state, field.name))

@@ -17,13 +17,14 @@ class Probe(Enum):
 
     NOTHING = "nothing"  # decides from the step alone
     LATENT = "latent"  # the solver's current state, [B, C, (F,) H, W]
-    MODULATED = "modulated input"  # the first block's input after its first norm and modulation, [B, L, D]
-    FIRST_BLOCK = "first-block residual"  # what the blocks that always run add to the tokens, [B, L, D]
+    MODULATED = "modulated input"  # the first block's picture tokens after norm and modulation, [B, L, D]; Wan's time projection
+    EMBEDDING = "time embedding"  # before that projection, [B, L, D]; Wan alone shows it
+    FIRST_BLOCK = "first-block residual"  # what the blocks that always run add to the picture tokens, [B, L, D]
 
     @property
     def inside(self) -> bool:
         """Whether only the inside of a network can show it."""
-        return self in (Probe.MODULATED, Probe.FIRST_BLOCK)
+        return self in (Probe.MODULATED, Probe.EMBEDDING, Probe.FIRST_BLOCK)
 
 
 class Branch(Enum):
@@ -96,13 +97,15 @@ class Step:
 class Case:
     """What a run is asked about: one condition, the site's input `x` [B, ...] for it, and what its policy wants to see.
 
-    `place` tells the parts of the network apart, at the sites that have several.
+    `place` tells the parts of the network apart, at the sites that have several. `picture` are the rows of `x` that policies
+    compare, the text tokens left out; None = all.
     """
 
     key: StreamKey
     x: Tensor
     probe: Tensor | None = None
     place: Place | None = None
+    picture: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class Observation:
     probe: Tensor | None
     age: int  # evaluations reused since the last computed one
     computed: int  # evaluations computed so far in this run
-    x: Tensor | None = None  # the site's input [B, ...]
+    x: Tensor | None = None  # the site's input [B, ...], of tokens the picture's
     error: Tensor | None = None  # [], when a computed evaluation is settled: relative error of the forecast it did not need
     place: Place | None = None
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from host_models import LATENT, make, sample
-from pack.cache_core import Branch, Placement, Recipe, Site, Span, Target
+from pack.cache_core import Branch, Placement, Probe, Recipe, Site, Span, Target
 from pack.cache_core.memory import Extent, kept_bytes
-from pack.cache_core.policies import Change, Mask
+from pack.cache_core.policies import Change, Drift, Embedded, Mask, OutputRate, Within
 from pack.cache_core.predictors import Hold, Lagrange, Taylor, TwoAnchor
 from pack.nodes.adapters import host, reports
 from pack.nodes.adapters.extent import extent_of
@@ -21,6 +21,12 @@ RECIPES = {
     "uncond": Recipe(MASK, Hold(), Site.UNCOND, Target.RESIDUAL),
     "stack": Recipe(MASK, Taylor(2), Site.STACK),
     "stack with probes": Recipe(Change(0.0), TwoAnchor(), Site.STACK, Target.RESIDUAL, head=1),
+    "first block": Recipe(Change(0.0), Hold(), Site.STACK, head=1, tail=1),
+    "modulated input": Recipe(Within(Drift(0.0)), Hold(), Site.STACK),
+    "input": Recipe(Drift(0.0, Probe.FIRST_BLOCK, of="input"), Hold(), Site.BLOCK, head=1),
+    "latent at the stack": Recipe(Change(0.0, Probe.LATENT), Hold(), Site.STACK),
+    "rate": Recipe(OutputRate(1e9), Hold(), Site.COND, Target.RESIDUAL),
+    "pair": Recipe(Embedded(0.0, 2), Lagrange(1)),
     "two spans": Recipe(MASK, Lagrange(1), Site.STACK, spans=(Span(0, 1), Span(-1))),
     "block": Recipe(MASK, Lagrange(1), Site.BLOCK, Target.RESIDUAL, head=1),
     "branch": Recipe(MASK, Lagrange(1), Site.BRANCH),

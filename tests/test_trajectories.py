@@ -19,6 +19,7 @@ from pack.cache_core.tables import (
     FLUX_LEMICA,
     FLUX_MAGNITUDE,
     SCM_CODE,
+    WAN_1B_CHANGE,
     WAN_1B_CHANGE_RETAINED,
     WAN_1B_MAGNITUDE,
     WAN_1B_MAGNITUDE_UNCOND,
@@ -30,6 +31,7 @@ from pack.nodes.adapters import host, reports
 STEPS = {"flux": 20, "wan": 16}
 THRESHOLDS = [0.004 * 1.25**k for k in range(36)]  # the loop itself picks the one at which it reuses about half
 NEVER = 10**9
+PROBE, PICTURE = 1, 3  # places in what a stream shows
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def _teacache(table, fitted=True):
 
     def decide(seen, steps, threshold):
         rescaled = f if fitted else lambda change: abs(f(change))
-        return loops.summed_change(steps, threshold, 1, rescaled, table.first, table.last)
+        return loops.summed_change(steps, threshold, PROBE, rescaled, table.first, table.last)
 
     return Method(lambda threshold: p.teacache(threshold, table, fitted), decide, loops.hold)
 
@@ -91,7 +93,7 @@ def _easycache(seen, steps, threshold):
 
 
 def _dicache(seen, steps, threshold):
-    return loops.summed_change(steps, threshold, 0, float, math.ceil(0.2 * len(steps)), 1)
+    return loops.summed_change(steps, threshold, PICTURE, float, math.ceil(0.2 * len(steps)), 1)
 
 
 def _embedded(seen, steps, threshold):
@@ -151,6 +153,8 @@ OWN = {
         "TeaCache, not fitted on it": _teacache(WAN_1B_CHANGE_RETAINED, fitted=False),
         "Golden Path": _masked(p.golden(2.0, WAN_GOLDEN, 1), WAN_GOLDEN, loops.line),
         "TeaCache": _teacache(WAN_1B_CHANGE_RETAINED),
+        "TeaCache without ret_steps": _teacache(WAN_1B_CHANGE),
+        "TeaCache without ret_steps, not fitted on it": _teacache(WAN_1B_CHANGE, fitted=False),
         "MagCache": _magcache(WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND),
         "LeMiCa": _masked(p.lemica(2.0, WAN_LEMICA), WAN_LEMICA, loops.hold),
     },
@@ -190,13 +194,13 @@ def play(recipe, seen, steps):
     run, answers = Run(recipe, seen.schedule), []
     for sigma, state, shown in zip(seen.sigmas, seen.seen, steps, strict=True):
         given = [[None if part is None else part.clone() for part in parts] for parts in shown]
-        cases = [Case(k, x, probe) for k, (x, probe, _) in enumerate(given)]
+        cases = [Case(k, x, probe, picture=picture) for k, (x, probe, _, picture) in enumerate(given)]
         run.begin(sigma, state.latent)
         if run.decide(cases):
             answers.append([run.reuse(case) for case in cases])
         else:
             answers.append(None)
-            for case, (_, _, y) in zip(cases, given, strict=True):
+            for case, (_, _, y, _) in zip(cases, given, strict=True):
                 run.record(case, y)
         run.end()
         for part in (part for parts in given for part in parts if part is not None):
@@ -209,14 +213,14 @@ def by_hand(recipe, seen, steps, reused, forecast):
     """The answers of a plain loop: the forecast from the evaluations computed so far, of what the recipe keeps."""
     kept, answers, total = [[] for _ in steps[0]], [], len(steps)
     residual = recipe.target is Target.RESIDUAL
-    for n, (tokens, shown) in enumerate(zip((seen.tokens for seen in seen.seen), steps, strict=True)):
-        probes = [x - tokens[k][0] if recipe.head else None for k, (x, _, _) in enumerate(shown)]
+    for n, (state, shown) in enumerate(zip(seen.seen, steps, strict=True)):
+        probes = [(x - state.tokens[k][0])[:, state.text :] if recipe.head else None for k, (x, *_) in enumerate(shown)]
         now = [Anchor(n, seen.sigmas[n], total, probe) for probe in probes]
         if reused[n]:
             answers.append([forecast(kept[k], now[k]) + residual * shown[k][0] for k in range(len(shown))])
             continue
         answers.append(None)
-        for k, (x, _, y) in enumerate(shown):
+        for k, (x, _, y, _) in enumerate(shown):
             kept[k].append(replace(now[k], feature=y - x if residual else y))
     return answers
 
@@ -261,8 +265,12 @@ def short(models):
     return {family: record(models[family], family, 6) for family in models}
 
 
-@pytest.mark.parametrize("name", ["First-Block Cache", "DBCache", "EasyCache", "DiCache", "TeaCache, not fitted on it"])
-@pytest.mark.parametrize("family", ["flux", "wan"])
+SHOWN = ["First-Block Cache", "DBCache", "EasyCache", "DiCache", "TeaCache, not fitted on it"]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [*((f, name) for f in ("flux", "wan") for name in SHOWN), ("wan", "TeaCache without ret_steps, not fitted on it")]
+)
 def test_inside_the_host_a_policy_is_shown_what_the_network_really_has(models, short, family, name):
     """At threshold 0 all is computed, as in the recording, and the ledger has what each evaluation was measured to be."""
     method, seen = {**OWN[family], **COMMON}[name], short[family]

@@ -37,9 +37,11 @@ class Policy(Protocol[S]):
 
 
 def below(name: str, score: float, limit: float) -> Verdict:
-    """Reuse if `score` is below `limit`. What is not a number is below nothing."""
+    """Reuse if `score` is below `limit`. What is not a number is below nothing, and nothing is below a limit of 0."""
     if not math.isfinite(score):
         return Verdict(False, f"{name} {score} cannot be compared with {limit:.3g}")
+    if limit == 0.0:
+        return Verdict(False, f"{name} {score:.3g}, and a limit of 0 computes all", score)
     reuse = score < limit
     return Verdict(reuse, f"{name} {score:.3g} {'<' if reuse else '>='} {limit:.3g}", score)
 

@@ -33,8 +33,8 @@ class Change:
 
     First-Block Cache (Comfy-WaveSpeed) and DBCache (cache-dit): |p_t - p_a|_1 / |p_a|_1 < threshold, p the residual of the
     blocks that always run and a the last computed evaluation; nothing is summed. Typical: 0.05 to 0.15.
-    Of FLUX they and diffusers look at the picture tokens alone; here p has the text tokens too, since their residual is
-    reused as well. What is not a number computes (diffusers reuses there), and a threshold of 0 computes everything.
+    As theirs and diffusers', p has the picture tokens alone, though the residual of the text tokens is reused as well. What is
+    not a number computes (diffusers reuses there), and a threshold of 0 computes everything.
     """
 
     threshold: float
@@ -69,12 +69,13 @@ class Drift:
     """Reuse while the changes from evaluation to evaluation, summed since the last computed one, stay under `threshold`.
 
     TeaCache (arXiv:2411.19108), eq. 4, summed as in the authors' code: f(|m_t - m_{t-1}|_1 / |m_{t-1}|_1), m the first
-    block's modulated input and f the `polynomial`, highest power first, from a change of the input to one of the output.
+    block's modulated input and f the `polynomial`, highest power first, from a change of the input to one of the output. On
+    Wan m is the time embedding, or, with ret_steps, its projection, so that its schedule follows from the noise levels alone.
     Where f falls under 0 the sum shrinks, and their thresholds are made for that; `signed` off sums |f|, as ComfyUI-TeaCache
     does for FLUX, and is the safe choice for a model that f was not fitted on: there the sum may fall and never come back.
 
-    DiCache (arXiv:2508.17356), Online Probe Profiling: no polynomial, `of` "input". It compares the tokens after the blocks
-    that always run: at the site STACK that is the site's input, while the probe beside it is what those blocks added.
+    DiCache (arXiv:2508.17356), Online Probe Profiling: no polynomial, `of` "input". It compares the picture tokens after the
+    blocks that always run: at the site STACK that is the site's input, while the probe beside it is what those blocks added.
     """
 
     threshold: float

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..types import Probe
+
 TEACACHE = "TeaCache, arXiv:2411.19108, github.com/ali-vilab/TeaCache"
 
 
@@ -10,8 +12,8 @@ class Polynomial:
     """`coefficients`, highest power first, fitted on runs of `steps` steps.
 
     `first` and `last` steps are always computed. `speeds` are thresholds with the speed-up measured by the authors on an
-    A800, written as the seconds or minutes they printed. FLUX is shown its tokens, normed and modulated; Wan the time
-    embedding alone, or, where `projected`, its projection to the blocks' modulations.
+    A800, written as the seconds or minutes they printed. FLUX is shown its tokens, normed and modulated (`probe`); Wan the time
+    embedding alone, or, with ret_steps, its projection to the blocks' modulations.
     """
 
     name: str
@@ -22,16 +24,16 @@ class Polynomial:
     speeds: tuple[tuple[float, float], ...]
     first: int = 1
     last: int = 1
-    projected: bool = False
+    probe: Probe = Probe.MODULATED
 
 
 def _wan(model: str, steps: int, coefficients: tuple[float, ...], *speeds: tuple[float, float]) -> Polynomial:
-    return Polynomial(f"TeaCache {model}", model, TEACACHE, steps, coefficients, speeds)
+    return Polynomial(f"TeaCache {model}", model, TEACACHE, steps, coefficients, speeds, probe=Probe.EMBEDDING)
 
 
 def _retained(model: str, steps: int, coefficients: tuple[float, ...], *speeds: tuple[float, float]) -> Polynomial:
     """With `use_ret_steps`: five steps at the start, none at the end."""
-    return Polynomial(f"TeaCache {model} ret_steps", model, TEACACHE, steps, coefficients, speeds, 5, 0, True)
+    return Polynomial(f"TeaCache {model} ret_steps", model, TEACACHE, steps, coefficients, speeds, 5, 0)
 
 
 FLUX_CHANGE = Polynomial(

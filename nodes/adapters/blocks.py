@@ -22,8 +22,10 @@ class Call:
     meter: Meter
     keys: list[Any]
     latent: Tensor  # the network's input [R * B, C, ...]
-    first: Tensor | None = None  # tokens [R * B, L, D] before the first block
-    modulated: Tensor | None = None
+    timestep: Tensor  # its second [R * B] or [R * B, T]
+    first: Tensor | None = None  # the picture's tokens [R * B, L, D] before the first block
+    shown: Tensor | None = None  # what the first block's arguments show the policy
+    picture: slice = field(default_factory=lambda: slice(None))  # where among all tokens the picture's are
     reached: bool = False  # whether the host has called the first block's patch
     lost: bool = False  # whether a block's arguments turned out not to be the ones we know
     _probes: list[Tensor | None] | None = None
@@ -37,11 +39,13 @@ class Call:
             self.reached = True
             return not self.lost
         self.reached = True
-        wanted = self.run.recipe.policy.probe
+        self.picture, wanted = blocks.picture(args, key), self.run.recipe.policy.probe
         if wanted is Probe.FIRST_BLOCK:
-            self.first = blocks.tokens(args, key).clone()
+            self.first = args["img"].clone()
         elif wanted is Probe.MODULATED:
-            self.modulated = blocks.modulated(network, args)
+            self.shown = blocks.modulated(network, args)
+        elif wanted is Probe.EMBEDDING:
+            self.shown = blocks.embedded(network, self.timestep, args["img"].dtype)
         return True
 
     def probes(self, tokens: Tensor) -> list[Tensor | None]:
@@ -54,10 +58,10 @@ class Call:
         wanted = self.run.recipe.policy.probe
         if wanted is Probe.NOTHING:
             return [None] * len(self.keys)
-        probe = self.latent if wanted is Probe.LATENT else self.modulated
+        probe = self.latent if wanted is Probe.LATENT else self.shown
         if wanted is Probe.FIRST_BLOCK:
             assert self.first is not None
-            probe = tokens - self.first
+            probe = tokens[:, self.picture] - self.first
         assert probe is not None
         return list(probe.chunk(len(self.keys)))
 
@@ -77,7 +81,7 @@ class Part:
         """Decide at the span's entry. The forecast is made at once, since the host may write into `tokens`."""
         call, kept = self.call, tokens.clone()
         parts = zip(call.keys, kept.chunk(len(call.keys)), call.probes(kept), strict=True)
-        self.cases = [Case(key, x, probe, self.place) for key, x, probe in parts]
+        self.cases = [Case(key, x, probe, self.place, x[:, call.picture]) for key, x, probe in parts]
         if call.run.decide(self.cases):
             self.forecast = torch.cat([call.run.reuse(case) for case in self.cases])
             call.meter.skip(self.place)

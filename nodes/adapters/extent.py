@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,5 +30,8 @@ def extent_of(model: Any, recipe: Recipe, latent: Sequence[int], text: int = 0, 
     picture = math.prod(math.ceil(size / side) for size, side in zip(latent[2:], sides[3 - len(latent[2:]) :], strict=True))
     parts = {kind: len(parts_of(network, kind, recipe)) for kind, _ in keys}
     dtype: torch.dtype = model.model.manual_cast_dtype or model.model.get_dtype()
-    tokens = picture + (text if len(blocks.parts) > 1 else 0)
-    return Extent(math.prod(latent), tokens, width, len(keys), latent[0], conditions, [parts[kind] for kind, _ in keys], dtype)
+    carried = text if len(blocks.parts) > 1 else 0
+    features = [parts[kind] for kind, _ in keys]
+    extent = Extent(math.prod(latent), picture + carried, width, len(keys), latent[0], conditions, features, dtype, carried)
+    timed = not hasattr(blocks.block(network, keys[0]), "img_norm1")  # Wan and LTXV: a shift, a scale and a gate, twice
+    return replace(extent, modulated=6 * width) if timed else extent

@@ -19,13 +19,14 @@ class Blocks:
     """Transformer blocks with the host's replace patches: lists of double blocks and of single blocks.
 
     Double blocks carry the parts in `parts` apart, in the order in which single blocks have them in one sequence. A network
-    may leave out the blocks that its attributes `skips` name.
+    may leave out the blocks that its attributes `skips` name, and make a time embedding by the module `embedding`.
     """
 
     double: str
     single: str | None = None
     parts: tuple[str, ...] = ("txt", "img")
     skips: tuple[str, str] | None = None
+    embedding: str | None = None
 
     def keys(self, network: Any) -> list[BlockKey]:
         """Patch keys of all blocks that run, in calling order. Raises RecipeError if the loaded host has other names."""
@@ -70,6 +71,21 @@ class Blocks:
         parts = tokens.split([args[name].shape[1] for name in names], 1)  # type: ignore[no-untyped-call]
         return {**args, **dict(zip(names, parts, strict=True))}
 
+    def picture(self, args: BlockArgs, key: BlockKey) -> slice:
+        """Where among all tokens those of the picture are."""
+        names = self._names(key)
+        before: int = sum(args[name].shape[1] for name in names[: names.index("img")])
+        return slice(before, before + args["img"].shape[1])
+
+    def embedded(self, network: Any, timestep: Tensor, dtype: torch.dtype) -> Tensor:
+        """The time embedding [B, L, D] that Wan projects to its blocks' modulations: TeaCache's probe without ret_steps."""
+        from comfy.ldm.wan.model import sinusoidal_embedding_1d
+
+        assert self.embedding is not None, "inside.unreachable has seen to it"
+        waves = sinusoidal_embedding_1d(network.freq_dim, timestep.flatten()).to(dtype)
+        embedded: Tensor = network.get_submodule(self.embedding)(waves)
+        return embedded.reshape(len(timestep), -1, embedded.shape[-1])
+
     def modulated(self, network: Any, args: BlockArgs) -> Tensor:
         """The first block's picture tokens [B, L, D] after norm and modulation: TeaCache's probe."""
         block, tokens, vec = getattr(network, self.double)[0], args["img"], args["vec"]
@@ -81,7 +97,7 @@ class Blocks:
             first, _ = block.img_mod(vec) if getattr(block, "modulation", True) else vec[0]
             found: Tensor = block.img_norm1(tokens) * (1 + first.scale) + first.shift
             return found
-        timed: Tensor = vec  # Wan: TeaCache looks at the projected time embedding alone
+        timed: Tensor = vec  # Wan: with ret_steps TeaCache looks at the projected time embedding alone
         return timed
 
 
@@ -91,7 +107,7 @@ NETWORKS = {
     "HunyuanVideo": Blocks("double_blocks", "single_blocks", ("img", "txt")),
     "QwenImageTransformer2DModel": Blocks("transformer_blocks", None, ("img", "txt")),
     "LTXVModel": Blocks("transformer_blocks", None, ("img",)),
-    "WanModel": Blocks("blocks", None, ("img",)),
+    "WanModel": Blocks("blocks", None, ("img",), embedding="time_embedding"),
 }
 
 

@@ -1,12 +1,13 @@
 """The sites inside the network: whether a recipe can reach them on the model at hand, and the way through one call."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from ...cache_core import Recipe, RecipeError, Run, Site
+from ...cache_core import Probe, Recipe, RecipeError, Run, Site
 from ...cache_core.macs import Meter, is_compiled
 from . import blocks as spans
 from . import branches, options
-from .families import Blocks, blocks_of
+from .families import BlockKey, Blocks, blocks_of
 from .parts import parts_of
 
 
@@ -30,8 +31,13 @@ def unreachable(network: Any, recipe: Recipe, compiled: bool = False) -> str | N
         keys = blocks.keys(network)
     except RecipeError as error:
         return str(error)
-    if recipe.site is not Site.BRANCH:
-        return None
+    if recipe.policy.probe is Probe.EMBEDDING and not hasattr(network, blocks.embedding or ""):
+        return f"{name} makes no {recipe.policy.probe.value} that Encore could show: take a table of the model's own family."
+    return _branches_unreachable(network, blocks, keys, recipe, compiled) if recipe.site is Site.BRANCH else None
+
+
+def _branches_unreachable(network: Any, blocks: Blocks, keys: Sequence[BlockKey], recipe: Recipe, compiled: bool) -> str | None:
+    name = type(network).__name__
     if compiled or is_compiled(network):
         return f"{name} is compiled, and parts of a compiled block cannot be skipped."
     found = {kind: parts_of(network, kind, recipe) for kind, _ in keys}
@@ -60,7 +66,7 @@ def through(executor: Any, run: Run, meter: Meter, args: list[Any], kwargs: dict
     passed = options.transformer_options(args, kwargs)
     blocks = blocks_of(executor.class_obj)
     assert isinstance(blocks, Blocks)
-    call = spans.Call(run, meter, options.conditions(passed, run), args[0])
+    call = spans.Call(run, meter, options.conditions(passed, run), *args[:2])
     replace = passed.get("patches_replace", {})
     existing = replace.get("dit", {})
     make = branches.patches if run.recipe.site is Site.BRANCH else spans.patches

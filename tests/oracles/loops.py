@@ -1,7 +1,8 @@
 """The published methods as plain loops over what a run showed, written from the papers and their authors' code.
 
-A run is `steps[n][branch] = (x, probe, y)`: branches are conditions that are computed together, so that an evaluation is
-reused only if every branch would. A loop returns what it did, True = reused, and what each branch measured (None = nothing).
+A run is `steps[n][branch] = (x, probe, y, picture)`, the last being the rows of x without text: branches are conditions that
+are computed together, so that an evaluation is reused only if every branch would. A loop returns what it did, True = reused,
+and what each branch measured (None = nothing).
 """
 
 import math
@@ -56,7 +57,7 @@ def change_since_computed(steps, threshold, warmup=1, longest=10**9):
     """cache-dit's can_cache: the change since the last computed evaluation, not summed."""
     kept, run, reused, scores = None, 0, [], []
     for n, shown in enumerate(steps):
-        probes = [probe for _, probe, _ in shown]
+        probes = [probe for _, probe, *_ in shown]
         changes = None if kept is None else [mean(a - b) / mean(b) for a, b in zip(probes, kept, strict=True)]
         reuse = n >= warmup and run < longest and all(change < threshold for change in changes)
         kept, run = (kept, run + 1) if reuse else (probes, 0)

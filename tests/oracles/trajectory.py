@@ -29,6 +29,8 @@ class Seen:
     cond: list[Tensor] = field(default_factory=list)  # velocity of each condition
     tokens: list[list[Tensor]] = field(default_factory=list)  # [condition][n]: before block n, and after the last one
     modulated: list[Tensor] = field(default_factory=list)  # what TeaCache looks at
+    embedded: list[Tensor | None] = field(default_factory=list)  # what it looks at on Wan without ret_steps
+    text: int = 0  # how many of the tokens, the first ones, are text
 
 
 @dataclass
@@ -46,16 +48,17 @@ class Trajectory:
         return len(self.seen[0].cond)
 
     def at(self, recipe):
-        """For each evaluation and each stream of `recipe` there: the site's input, what the policy sees, the site's output."""
+        """For each evaluation and stream of `recipe` there: the site's input, what the policy sees, the output, the input's picture."""
         return [[self._stream(recipe, seen, k) for k in range(1 if recipe.site is Site.GUIDED else self.branches)] for seen in self.seen]
 
     def _stream(self, recipe, seen, k):
         if recipe.site is not Site.STACK:
-            return seen.latent, seen.latent, seen.guided if recipe.site is Site.GUIDED else seen.cond[k]
+            return seen.latent, seen.latent, seen.guided if recipe.site is Site.GUIDED else seen.cond[k], seen.latent
         tokens = seen.tokens[k]
         x, y = tokens[recipe.head], tokens[len(tokens) - 1 - recipe.tail]
-        shown = {Probe.MODULATED: seen.modulated[k], Probe.FIRST_BLOCK: x - tokens[0], Probe.LATENT: seen.latent, Probe.NOTHING: None}
-        return x, shown[recipe.policy.probe], y
+        shown = {Probe.MODULATED: seen.modulated[k], Probe.FIRST_BLOCK: (x - tokens[0])[:, seen.text :], Probe.NOTHING: None}
+        shown |= {Probe.EMBEDDING: seen.embedded[k], Probe.LATENT: seen.latent}
+        return x, shown[recipe.policy.probe], y, x[:, seen.text :]
 
 
 def load(family):
@@ -84,14 +87,18 @@ class Watch:
 
     def __init__(self, family):
         self.family, self.sigmas, self.seen = family, (), []
-        self._calls, self._tokens, self._modulated = {}, [], None
+        self._calls, self._tokens, self._modulated, self._embedded, self.text = {}, [], None, None, 0
 
     def _flux(self, network):
         def join(parts):
             self._tokens.append(torch.cat(parts, 1))
 
         first, blocks = network.double_blocks[0], [*network.double_blocks, *network.single_blocks]
-        yield first.register_forward_pre_hook(lambda m, a, kw: join((kw["txt"], kw["img"])), with_kwargs=True)
+        def enter(module, args, given):
+            self.text = given["txt"].shape[1]
+            join((given["txt"], given["img"]))
+
+        yield first.register_forward_pre_hook(enter, with_kwargs=True)
         yield first.img_attn.qkv.register_forward_pre_hook(lambda m, a: setattr(self, "_modulated", a[0].clone()))
         for block in blocks:
             yield block.register_forward_hook(lambda m, a, out: join(out[::-1] if isinstance(out, tuple) else (out,)))
@@ -99,6 +106,7 @@ class Watch:
     def _wan(self, network):
         yield network.blocks[0].register_forward_pre_hook(lambda m, a: self._tokens.append(a[0].clone()))
         yield network.time_projection.register_forward_hook(lambda m, a, out: setattr(self, "_modulated", out.clone()))
+        yield network.time_embedding.register_forward_hook(lambda m, a, out: setattr(self, "_embedded", out.clone()))
         for block in network.blocks:
             yield block.register_forward_hook(lambda m, a, out: self._tokens.append(out.clone()))
 
@@ -107,14 +115,16 @@ class Watch:
         passed = kwargs.get("transformer_options") or next(a for a in reversed(args) if isinstance(a, dict) and "uuids" in a)
         which, modulated = passed["cond_or_uncond"], self._modulated
         lines = zip(*(tokens.chunk(len(which)) for tokens in self._tokens), strict=True)
-        for cond, rows, shown, v in zip(which, lines, modulated.chunk(len(which)), out.chunk(len(which)), strict=True):
-            self._calls[cond] = (list(rows), shown, v.clone())
+        embedded = [None] * len(which) if self._embedded is None else self._embedded.chunk(len(which))
+        for cond, rows, shown, e, v in zip(which, lines, modulated.chunk(len(which)), embedded, out.chunk(len(which)), strict=True):
+            self._calls[cond] = (list(rows), shown, v.clone(), e)
         self._tokens = []
 
     def close(self, latent, guided):
         """One evaluation is over."""
         calls = [self._calls[cond] for cond in sorted(self._calls)]
-        self.seen.append(Seen(latent, guided, [v for _, _, v in calls], [rows for rows, _, _ in calls], [m for _, m, _ in calls]))
+        rows, modulated, outputs, embedded = (list(column) for column in zip(*calls, strict=True))
+        self.seen.append(Seen(latent, guided, outputs, rows, modulated, embedded, self.text))
         self._calls = {}
 
     @contextmanager
