@@ -1,8 +1,9 @@
 """The convolutional encoder and decoder of VAR's VQVAE (arXiv 2404.02905, after VQGAN, 2012.09841), keys as published."""
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: Sequence[int], attend: bool) -> None:
         super().__init__()
-        self.block = nn.ModuleList(Residual(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.block = nn.ModuleList(Residual(a, b) for a, b in itertools.pairwise(widths))
         self.attn = nn.ModuleList(Attention(width) for width in widths[1:] if attend)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,6 +75,11 @@ class Level(nn.Module):
             if len(self.attn):
                 x = self.attn[n](x)
         return x
+
+    def resample(self, name: str, x: Tensor) -> Tensor:
+        """What leads to the next level, if there is one."""
+        y: Tensor = self.get_submodule(name)(x) if hasattr(self, name) else x
+        return y
 
 
 class Middle(nn.Module):
@@ -105,9 +111,9 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
-        for level in self.down:
+        for level in cast(Iterable[Level], self.down):
             x = level(x)
-            x = level.downsample(x) if hasattr(level, "downsample") else x
+            x = level.resample("downsample", x)
         y: Tensor = self.conv_out(nn.functional.silu(self.norm_out(self.mid(x))))
         return y
 
@@ -129,9 +135,9 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
+        for level in reversed(cast(Sequence[Level], self.up)):
             x = level(x)
-            x = level.upsample(x) if hasattr(level, "upsample") else x
+            x = level.resample("upsample", x)
         y: Tensor = self.conv_out(nn.functional.silu(self.norm_out(x)))
         return y
 

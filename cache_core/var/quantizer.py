@@ -38,7 +38,7 @@ class _SharedPhi(nn.Module):
 class Quantizer(nn.Module):
     """A codebook of `words` vectors of `channels`, shared by all scales."""
 
-    ema_vocab_hit_SV: Tensor  # noqa: N815  how often each word was used at each scale in training; kept as the checkpoints have it
+    ema_vocab_hit_SV: Tensor
 
     def __init__(self, words: int, channels: int, phis: int = 4, counted: int = 10) -> None:
         super().__init__()

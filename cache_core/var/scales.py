@@ -63,5 +63,5 @@ def scales_of(levels: Sequence[int] | None, count: int, tokens: int) -> Scales:
     sides = [round(list(levels).count(n) ** 0.5) for n in range(count)]
     found = Scales(tuple(sides))
     if found.levels() != list(levels) or found.tokens != tokens:
-        raise CacheError(f"The table of scales in this VAR ('lvl_1L') is not one of square maps from coarse to fine with {tokens} tokens in all.")
+        raise CacheError(f"The scales in this VAR's table ('lvl_1L') are not square maps, coarse to fine, with {tokens} tokens in all.")
     return found

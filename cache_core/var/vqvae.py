@@ -26,7 +26,7 @@ class Layout:
     @property
     def shrink(self) -> int:
         """Pixels of a picture's side for each one of the features'."""
-        return self.patch * 2 ** (len(self.widths) - 1)
+        return self.patch << (len(self.widths) - 1)
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> "Layout":

@@ -4,9 +4,10 @@ import argparse
 import random
 
 import torch
+from torch import Tensor
+
 from cache_core.var.scales import Scales
 from cache_core.var.vqvae import VQVAE, Layout
-from torch import Tensor
 
 from .pictures import SIDES, WEIGHTS, draw
 from .training import adamw, bfloat16, export, train
