@@ -9,7 +9,7 @@ from torch import Tensor
 from .errors import RecipeError
 from .history import Placement
 from .policies import Policy
-from .predictors import Predictor
+from .predictors import GuidanceBands, Predictor
 from .types import Branch, Probe
 
 
@@ -97,6 +97,11 @@ class Recipe:
             raise RecipeError(
                 f"{self.name}: head {self.head} and tail {self.tail} count blocks that always run, from 0, at the site stack; "
                 f"the site is {site.value}. Set both to 0 or use the site stack, block or branch."
+            )
+        if isinstance(self.predictor, GuidanceBands) and (site is not Site.UNCOND or self.target is not Target.RESIDUAL):
+            raise RecipeError(
+                f"{self.name}: the predictor rebuilds the negative prompt's result from its difference to the positive's, but the site is "
+                f"{site.value} and the target {self.target.value}. Use the site uncond and the target residual."
             )
         if self.predictor.corrects and (site not in (Site.GUIDED, Site.COND) or self.target is not Target.OUTPUT):
             raise RecipeError(

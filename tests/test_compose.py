@@ -7,7 +7,7 @@ from pack.cache_core import Placement, Probe, Recipe, RecipeError, Site, Target
 from pack.cache_core import policies as pol
 from pack.cache_core import predictors as pre
 from pack.cache_core import published as p
-from pack.cache_core.tables import FLUX_CHANGE, FLUX_MAGNITUDE, WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND
+from pack.cache_core.tables import FLUX_CHANGE, FLUX_MAGNITUDE, WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND, WAN_14B_MAGNITUDE
 from pack.nodes.adapters import host, reports
 from pack.nodes.compose import COMPOSE
 from pack.nodes.compose.guards import GUARDS
@@ -29,7 +29,7 @@ def made(name, **given):
     node = NODES[name]
     defaults = {i.id: i.default for i in node.define_schema().inputs if hasattr(i, "default") and i.id not in given}
     sockets = {"policy": pol.Interval(3), "predictor": pre.Hold(), "low": pre.Hold(), "high": pre.Hermite(2)}
-    sockets = {i.id: sockets[i.id] for i in node.define_schema().inputs if i.id in sockets}
+    sockets = {i.id: sockets[i.id] for i in node.define_schema().inputs if i.id in sockets and not hasattr(i, "default")}
     return (
         node.PREPARE_CLASS_CLONE(None).execute(**{**sockets, **{k: v for k, v in defaults.items() if k not in sockets}, **given}).result[0]
     )
@@ -45,6 +45,7 @@ def made(name, **given):
         ("PolicyChange", {"threshold": 0.2, "probe": "latent"}, pol.Change(0.2, Probe.LATENT)),
         ("PolicyDrift", {}, pol.Drift(0.2, Probe.MODULATED, signed=False)),
         ("PolicyDrift", {"probe": "tokens", "signed": True}, pol.Drift(0.2, Probe.FIRST_BLOCK, of="input")),
+        ("PolicyDrift", {"probe": "embedding"}, pol.Drift(0.2, Probe.EMBEDDING, signed=False)),
         ("PolicyDrift", {"polynomial": "flux"}, pol.Drift(0.2, polynomial=FLUX_CHANGE.coefficients, signed=False)),
         ("PolicyMagnitude", {}, pol.Magnitude(0.12, (FLUX_MAGNITUDE,))),
         ("PolicyMagnitude", {"curve": "wan2.1_t2v_1.3B"}, pol.Magnitude(0.12, (WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND))),
@@ -53,6 +54,7 @@ def made(name, **given):
         ("PolicyAccumulatedError", {}, pol.AccumulatedError(0.05, 2.0)),
         ("GuardWarmup", {"evaluations": 4}, pol.Warmup(pol.Interval(3), 4)),
         ("GuardTail", {}, pol.Tail(pol.Interval(3), 1)),
+        ("GuardRetained", {}, pol.Retained(pol.Interval(3), 0.2, 0.5)),
         ("GuardWithin", {"start": 0.1, "end": 0.9, "high": 0.8, "low": 0.2}, pol.Within(pol.Interval(3), 0.1, 0.9, 0.2, 0.8)),
         ("GuardAtMost", {}, pol.AtMost(pol.Interval(3), 3)),
         ("GuardBudget", {}, pol.Budget(pol.Interval(3), 12)),
@@ -64,6 +66,8 @@ def made(name, **given):
         ("PredictorAdamsBashforth", {}, pre.AdamsBashforth(2)),
         ("PredictorTwoAnchor", {"most": 2.0}, pre.TwoAnchor((1.0, 2.0))),
         ("PredictorFrequencySplit", {}, pre.FrequencySplit(pre.Hold(), pre.Hermite(2), 0.1)),
+        ("PredictorGuidanceBands", {"high": 1.2}, pre.GuidanceBands(1.1, 1.2)),
+        ("PredictorScaled", {"curve": "wan2.1_t2v_14B", "scale": False}, pre.Scaled(WAN_14B_MAGNITUDE, scale=False)),
         ("PredictorDamped", {"predictor": pre.Lagrange(1)}, pre.Damped(pre.Lagrange(1), 0.7)),
         ("PredictorCorrected", {"predictor": pre.Lagrange(1), "gain": -0.5}, pre.Corrected(pre.Lagrange(1), -0.5)),
     ],
@@ -76,6 +80,7 @@ def test_every_part_has_a_node():
     policies, predictors = {type(made(name)).__name__ for name in NODES if "Policy" in name}, {n.removeprefix("Predictor") for n in NODES}
     assert policies == {"Mask", "Interval", "Change", "Drift", "Magnitude", "OutputRate", "Embedded", "AccumulatedError"}
     named = {"Hold", "Lagrange", "Taylor", "Hermite", "Chebyshev", "AdamsBashforth", "TwoAnchor", "FrequencySplit", "Damped", "Corrected"}
+    named |= {"GuidanceBands", "Scaled"}
     assert named == {name for name in predictors if hasattr(pre, name)}
     assert len(NODES) == len(POLICIES) + len(GUARDS) + len(PREDICTORS) + 2
 
@@ -140,6 +145,8 @@ class TestRefusals:
             ({"policy": pol.Change(0.1)}, "Use the site stack"),
             ({"policy": pol.Change(0.1), "site": "stack"}, "Use head 1 or more"),
             ({"predictor": pre.TwoAnchor(), "site": "stack"}, "Use a policy whose probe"),
+            ({"predictor": pre.GuidanceBands()}, "Use the site uncond"),
+            ({"predictor": pre.GuidanceBands(), "site": "uncond"}, "and the target residual"),
             ({"head": 1}, "Set both to 0 or use the site stack"),
         ],
     )

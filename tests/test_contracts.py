@@ -22,6 +22,7 @@ from pack.cache_core.policies import (
     Paced,
     PerBranch,
     PerPlace,
+    Retained,
     Steps,
     Tail,
     Warmup,
@@ -61,6 +62,7 @@ POLICIES = [
     Within(AtMost(Warmup(Interval(5), 2), 3), 0.1, 0.9),
     Within(Interval(3), low=0.3, high=0.8),
     Tail(Interval(3), 2),
+    Retained(Interval(3), 0.2),
     Budget(Interval(2), 4),
     Change(0.1),
     Drift(0.4, polynomial=FLUX_CHANGE.coefficients),
@@ -102,6 +104,7 @@ WRONG = [
     lambda: Within(Interval(2), 0.8, 0.2),
     lambda: Within(Interval(2), low=0.8, high=0.2),
     lambda: Tail(Interval(2), -1),
+    lambda: Retained(Interval(2), 1.5),
     lambda: Budget(Interval(2), 0),
     lambda: Change(-0.1),
     lambda: Change(float("nan")),
@@ -255,6 +258,9 @@ def test_decision_traces():
     assert drive(AtMost(Interval(9), 2)) == "CrrCrrCrrCrr"
     assert drive(Warmup(Interval(3), 4)) == "CCCCrrCrrCrr"
     assert drive(Within(Interval(3), 0.5, 1.0)) == "CCCCCCrrCrrC"
+    assert drive(Retained(Interval(99), 0.2)) == "CCrrrrrrrrrr", "12 x 0.2 = 2.4"
+    assert drive(Retained(Interval(99), 0.21)) == "CCCrrrrrrrrr", "2.52"
+    assert drive(Retained(Interval(99), 0.25, 1.0)) == "CCCCrrrrrrrr"
     assert drive(Mask(frozenset({0, 3, 4, 9}), 12)) == "CrrCCrrrrCrr"
     assert drive(Mask(frozenset({0, 3}), 11)) == "C" * 12, "a mask for another number of steps computes"
     assert drive(Steps(Interval(99), 2, 9)) == "CCrrrrrrrrCC"

@@ -191,10 +191,11 @@ class TestMagCache:
         assert "r" in rival[:9], "steps 0 to 4, of which the curve says that nothing can be reused"
         assert mine == "C" * 9 + "r" * 10
 
-    def test_a_share_retained_is_rounded_up_where_theirs_is_rounded(self, network):
-        config = MagCacheConfig(9.0, 99, 0.2, 12, mag_ratios=list(MAGNITUDE.ratios))
-        assert theirs(network, config, calls(12))[1].index("r") == 2
-        assert OurStack(network, p.magcache(9.0, 99, 0.2, (MAGNITUDE,)), 12)(calls(12))[1].index("r") == 3
+    @pytest.mark.parametrize(("share", "first"), [(0.2, 2), (0.21, 3), (0.13, 2), (0.12, 1)])
+    def test_a_share_retained_is_rounded_as_theirs(self, network, share, first):
+        config = MagCacheConfig(9.0, 99, share, 12, mag_ratios=list(MAGNITUDE.ratios))
+        assert theirs(network, config, calls(12))[1].index("r") == first
+        assert OurStack(network, p.magcache(9.0, 99, share, (MAGNITUDE,)), 12)(calls(12))[1].index("r") == first
 
 
 class TestTaylorSeer:

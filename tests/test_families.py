@@ -233,6 +233,24 @@ def test_the_modulated_input_is_what_the_first_blocks_attention_gets(family):
         torch.testing.assert_close(seen, got)
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name.startswith("Wan")])
+def test_wan_shows_the_time_embedding_that_it_makes_itself(family):
+    build, latent, extra, _ = FAMILIES[family]
+    network, shown, made = fill(build()), [], []
+
+    class Spy(Drift):
+        def propose(self, state, seen):
+            shown.append(seen.probe.clone())
+            return Drift.propose(self, state, seen)
+
+    hook = network.time_projection.register_forward_pre_hook(lambda module, args: made.append(args[0].clone()))
+    walk(network, latent, extra, at(Site.STACK, Spy(0.0, Probe.EMBEDDING)), family)
+    hook.remove()
+    assert len(shown) == len(made) == 5
+    assert all(torch.equal(ours.flatten(), own.flatten()) for ours, own in zip(shown, made, strict=True))
+    assert not torch.equal(shown[0], shown[1])
+
+
 class TestWhereTheInsideCannotBeReached:
     @staticmethod
     def unknown(network):
@@ -284,6 +302,14 @@ class TestWhereTheInsideCannotBeReached:
             del block.ffn
         assert "no double_block.ffn" in inside.unreachable(network, at(Site.BRANCH))
         assert inside.unreachable(network, at(Site.BLOCK)) is None
+
+    @pytest.mark.parametrize("family", [name for name in FAMILIES if not name.startswith("Wan")])
+    def test_a_time_embedding_that_a_family_does_not_make_falls_back_and_the_report_says_so(self, family):
+        network, _, _, _ = FAMILIES[family]
+        run = Run(at(Site.STACK, Drift(0.1, Probe.EMBEDDING), name="TeaCache"), SCHEDULE)
+        inside.check(run, network(), compiled=False)
+        assert run.recipe.site is Site.COND
+        assert "makes no time embedding that Encore could show: take a table of the model's own family." in run.ledger.notes[0]
 
     def test_branches_of_a_compiled_network_are_left_alone(self):
         assert "compiled" in inside.unreachable(wan(), at(Site.BRANCH), compiled=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from host_models import BlockCalls, make, prompt, sample
-from pack.cache_core import Branch, History, Observation, Place, Placement, Recipe, Schedule, Site, Step, Target
+from pack.cache_core import Branch, History, Observation, Place, Placement, Recipe, Schedule, Site, Step, Target, tables
 from pack.cache_core import published as p
 from pack.cache_core.policies import Interval, Mask, Never
 from pack.cache_core.predictors import GuidanceBands, Hold
@@ -195,6 +195,15 @@ class TestPublished:
         with BlockCalls(models["wan"]) as counted:
             sample(host.attach(models["wan"], recipe), "wan", steps=8)
         assert [counted.calls[f"blocks.{n}"] for n in range(3)] == [6, 4, 6]
+
+    @pytest.mark.parametrize(
+        "table", [value for value in vars(tables).values() if isinstance(value, tables.Polynomial)], ids=lambda table: table.name
+    )
+    def test_teacache_at_threshold_zero_is_bit_identical_even_where_its_polynomial_is_negative(self, models, table):
+        family = "flux" if table is tables.FLUX_CHANGE else "wan"
+        latent = sample(host.attach(models[family], p.teacache(0.0, table)), family, cfg=3.0, steps=10)
+        assert torch.equal(latent, sample(models[family], family, cfg=3.0, steps=10))
+        assert newest(latent).computed == 10
 
     def test_cfg_cache_computes_the_negative_prompt_once_in_five_below_its_noise_level(self):
         recipe = p.cfg_cache()

@@ -11,6 +11,7 @@ from pack.cache_core.policies import Change, Drift, Embedded, Mask, OutputRate, 
 from pack.cache_core.predictors import Hold, Lagrange, Taylor, TwoAnchor
 from pack.nodes.adapters import host, reports
 from pack.nodes.adapters.extent import extent_of
+from pack.nodes.methods import METHODS
 
 pytestmark = pytest.mark.host
 MASK = Mask(frozenset({0, 1, 2, 5}), 8)
@@ -53,6 +54,39 @@ def test_the_bytes_kept_at_most_are_those_foretold(models, name, family, cfg, pl
     extent = extent_of(models[family], recipe, (2, *LATENT[family]), 5, 1 if cfg == 1.0 else 2)
     assert extent is not None
     assert found.peak_bytes == kept_bytes(recipe, extent)
+
+
+# What the tooltip of each node says: how many results of all tokens, and how many of the picture's tokens alone.
+TOOLTIPS = {
+    "EncoreTeaCache": ({}, (1, 1)),
+    "EncoreMagCache": ({}, (1, 0)),
+    "EncoreFirstBlockCache": ({}, (1, 1)),
+    "EncoreDBCache": ({}, (1, 1)),
+    "EncoreDiCache": ({"ret_ratio": 0.0, "rel_l1_thresh": 0.0}, (2, 3)),
+    "EncoreTaylorSeer": ({"fresh_threshold": 2}, (3, 0)),
+    "EncoreHiCache": ({"interval": 2, "max_order": 1}, (2, 0)),
+    "EncoreFreqCa": ({"interval": 2}, (3, 0)),
+    "EncoreSpectrum": ({"max_history": 4}, (4, 0)),
+    "EncoreLeMiCa": ({}, (1, 0)),
+    "EncoreDeltaDiT": ({}, (3, 0)),
+}
+NODES = {node.node_id: node for node in METHODS if node.memory}
+EACH_BRANCH = {"EncoreFORA", "EncorePAB"}  # as many results as there are branches, and those are counted above
+
+
+@pytest.mark.parametrize("family", ["flux", "wan"])
+@pytest.mark.parametrize("node_id", TOOLTIPS)
+def test_the_bytes_kept_are_those_of_the_tooltip(models, node_id, family):
+    assert set(TOOLTIPS) | EACH_BRANCH == set(NODES)
+    node, (given, (results, probes)) = NODES[node_id], TOOLTIPS[node_id]
+    settings = {i.id: i.default for i in node.define_schema().inputs if hasattr(i, "default")} | {"cache_device": "gpu"} | given
+    patched = node.PREPARE_CLASS_CLONE(None).execute(model=models[family], **settings).result[0]
+    found = reports.find(sample(patched, family, cfg=3.0, steps=12))[0]
+    picture, text = (16, 5) if family == "flux" else (48, 0)
+    values = 128 * (results * (picture + text) + probes * picture)
+    if (node_id, family) == ("EncoreTeaCache", "wan"):
+        values = 128 * (picture + 6)  # its projected time embedding
+    assert found.peak_bytes == 2 * values * 4
 
 
 def test_published_sizes():

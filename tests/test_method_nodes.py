@@ -154,15 +154,6 @@ class TestPlacement:
         assert placement("auto", p.spectrum(), "flux") == Placement()
         assert placement("auto", p.encore(), "wan") == Placement()
 
-    @pytest.mark.parametrize("family", FAMILIES)
-    @pytest.mark.parametrize(("node_id", "count"), [("EncoreTeaCache", 1), ("EncoreTaylorSeer", 3), ("EncoreDiCache", 4)])
-    def test_kept_bytes_are_those_of_the_tooltip(self, models, family, node_id, count):
-        text, picture = 5, 4 * 4 * (1 if family == "flux" else 3)
-        tokens, width = picture + (text if family == "flux" else 0), 128
-        few = {"EncoreTaylorSeer": {"fresh_threshold": 2}, "EncoreDiCache": {"ret_ratio": 0.0, "rel_l1_thresh": 0.0}}
-        _, ledger = run(NODES[node_id], models[family], family, **few.get(node_id, {}))
-        assert ledger.peak_bytes == count * 2 * tokens * width * 4
-
 
 def resized(family, **config):
     """A tiny model that says it is of another size."""

@@ -67,7 +67,7 @@ def _teacache(table, fitted=True):
 
 def _magcache(*curves):
     def decide(seen, steps, threshold):
-        return loops.magnitude(len(steps), curves, threshold, 5, math.ceil(0.1 * len(steps)))
+        return loops.magnitude(len(steps), curves, threshold, 5, int(0.1 * len(steps) + 0.5))
 
     return Method(lambda threshold: p.magcache(threshold, curves=curves), decide, loops.hold)
 
@@ -93,7 +93,12 @@ def _easycache(seen, steps, threshold):
 
 
 def _dicache(seen, steps, threshold):
-    return loops.summed_change(steps, threshold, PICTURE, float, math.ceil(0.2 * len(steps)), 1)
+    """run_flux_dicache.py computes while cnt <= int(0.2 steps), and the last; run_wan_dicache.py while cnt < int(0.2 (2 steps))."""
+    total = len(steps)
+    if seen.family == "flux":
+        return loops.summed_change(steps, threshold, PICTURE, float, int(0.2 * total) + 1, 1)
+    first = next(n for n in range(total) if 2 * n >= int(0.2 * 2 * total))
+    return loops.summed_change(steps, threshold, PICTURE, float, first, 0)
 
 
 def _embedded(seen, steps, threshold):

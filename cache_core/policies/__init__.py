@@ -6,7 +6,7 @@ from .embedded import Embedded
 from .exam import AccumulatedError
 from .fixed import Interval, Mask, Never
 from .growing import Growing
-from .guards import AtMost, Budget, Guard, Steps, Tail, Warmup, Within
+from .guards import AtMost, Budget, Guard, Retained, Steps, Tail, Warmup, Within
 from .magnitude import Magnitude
 from .paced import Carried, Paced
 from .place import PerBranch, PerPlace
@@ -33,6 +33,7 @@ __all__ = [
     "PerBranch",
     "PerPlace",
     "Policy",
+    "Retained",
     "Steps",
     "Tail",
     "Traced",

@@ -67,6 +67,26 @@ class Warmup(Guard):
 
 
 @dataclass(frozen=True, slots=True)
+class Retained(Guard):
+    """Compute the first floor(`share` x steps + `more`) steps of the schedule.
+
+    `more` is how the authors of a method round: 0.5 to the nearest, as MagCache for FLUX. For Wan, MagCache and DiCache cut off a
+    part of 2 x steps calls, which for both conditions together is the same. 1 is a step more than the whole ones, as DiCache for FLUX.
+    """
+
+    share: float
+    more: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.share <= 1.0 and 0.0 <= self.more <= 1.0):
+            raise RecipeError(f"Retained needs a share and a part of a step more, each from 0 to 1, not {self.share} and {self.more}.")
+
+    def forbids(self, seen: Observation) -> str | None:
+        first = math.floor(self.share * seen.step.total + self.more)
+        return f"step {seen.step.index + 1} of the first {first}" if seen.step.index < first else None
+
+
+@dataclass(frozen=True, slots=True)
 class Tail(Guard):
     """Compute the last `steps` steps of the schedule."""
 

@@ -26,7 +26,7 @@ class Magnitude:
 
     MagCache (arXiv:2506.09045), algorithm 1, in the form of the authors' code: each evaluation rho *= gamma_t, error += |1 - rho|,
     both from their start, 1 and 0, after a computed one. FLUX's code has <= where Wan's has <; here it is <. The longest run
-    and the computed start are the guards AtMost and Within, which rounds a part of a step up. Curves of several conditions
+    and the computed start are the guards AtMost and Retained. Curves of several conditions
     are judged by the worst of them, since conditions are skipped together. The authors and diffusers count calls, and at two
     evaluations a step read the curve at twice its pace; here steps are looked up on the curve's own grid (`tables.place`), a
     solver's second evaluation in a step counts that step's gamma again, and steps it passed over count. `Curve.always` is in

@@ -57,6 +57,25 @@ class EncoreGuardWarmup(GuardPart):
         return p.Warmup(inner, evaluations)
 
 
+class EncoreGuardRetained(GuardPart):
+    """The first share of the steps."""
+
+    node_id, title = "EncoreGuardRetained", "Guard: Retained"
+    summary = "Computes the first share of the steps, as MagCache and DiCache do."
+
+    @classmethod
+    def widgets(cls) -> list[Any]:
+        more = "Added to share x steps before the rest is cut off, 0.0 to 1.0: 0.5 rounds (MagCache), 1.0 is a step more (DiCache on FLUX)."
+        return [
+            real("share", 0.2, (0.0, 1.0), "Share of the sampler's steps computed at the start, 0.0 to 1.0."),
+            real("more", 0.5, (0.0, 1.0), more),
+        ]
+
+    @classmethod
+    def guard(cls, inner: p.Policy[Any], *, share: float, more: float) -> p.Guard:
+        return p.Retained(inner, share, more)
+
+
 class EncoreGuardTail(GuardPart):
     """The last steps."""
 
@@ -127,4 +146,4 @@ class EncoreGuardBudget(GuardPart):
         return p.Budget(inner, evaluations)
 
 
-GUARDS = [EncoreGuardWarmup, EncoreGuardTail, EncoreGuardWithin, EncoreGuardAtMost, EncoreGuardBudget]
+GUARDS = [EncoreGuardWarmup, EncoreGuardRetained, EncoreGuardTail, EncoreGuardWithin, EncoreGuardAtMost, EncoreGuardBudget]

@@ -11,10 +11,11 @@ from ..methods.tables import CURVES, POLYNOMIALS
 from .base import PolicyPart, real, whole
 
 LIMIT = "below which steps are reused, 0 (compute all) to"
-PROBES = {"first_block": Probe.FIRST_BLOCK, "modulated": Probe.MODULATED, "latent": Probe.LATENT}
+PROBES = {"first_block": Probe.FIRST_BLOCK, "modulated": Probe.MODULATED, "embedding": Probe.EMBEDDING, "latent": Probe.LATENT}
 SHOWN = (
-    "What is compared. first_block: what the first `head` blocks add to the tokens. modulated: the first block's input after its norm. "
-    "latent: the sampler's state, at the sites guided and cond. The first two need the site stack or block."
+    "What is compared. first_block: what the first `head` blocks add to the picture's tokens. modulated: the first block's input after "
+    "its norm, on Wan the projected time embedding. embedding: Wan's time embedding before that. latent: the sampler's state, at the "
+    "sites guided and cond. The others need the site stack or block."
 )
 NONE = "none"
 
@@ -93,7 +94,7 @@ class EncorePolicyDrift(PolicyPart):
 
     @classmethod
     def inputs(cls) -> list[Any]:
-        tokens = f"{SHOWN} tokens: the tokens after the first `head` blocks, as DiCache compares."
+        tokens = f"{SHOWN} tokens: the picture's tokens after the first `head` blocks, as DiCache compares."
         rescale = "A polynomial of TeaCache that each change goes through before it is summed. none: as it is."
         signed = "On: a polynomial's negative values shrink the sum, as published for its own model. Off: their size is added, for others."
         return [

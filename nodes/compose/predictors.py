@@ -5,6 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...cache_core import predictors as p
+from ..methods.tables import CURVES
 from .base import PREDICTOR, PredictorPart, real, whole
 
 AXES = [axis.value for axis in p.Axis]
@@ -157,6 +158,48 @@ class EncorePredictorFrequencySplit(PredictorPart):
         return p.FrequencySplit(low, high, cutoff)
 
 
+class EncorePredictorGuidanceBands(PredictorPart):
+    """FasterCache's difference of the two prompts."""
+
+    node_id, title = "EncorePredictorGuidanceBands", "Predictor: Guidance Bands"
+    summary = (
+        "Rebuilds the negative prompt's result from the positive's and their last difference (FasterCache, arXiv:2410.19355). "
+        "Needs the site uncond and the target residual."
+    )
+
+    @classmethod
+    def inputs(cls) -> list[Any]:
+        grows = "frequencies of the difference grow with each reused step, 0.1 to 9.9. Published: 1.1; 1 holds them."
+        return [
+            real("low", 1.1, (0.1, 9.9), f"Factor by which the low {grows} Counts at timesteps from 99 to 901."),
+            real("high", 1.1, (0.1, 9.9), f"Factor by which the high {grows} Counts below timestep 301."),
+        ]
+
+    @classmethod
+    def build(cls, low: float, high: float) -> p.GuidanceBands:
+        return p.GuidanceBands(low, high)
+
+
+class EncorePredictorScaled(PredictorPart):
+    """MagCache's residual, with its size."""
+
+    node_id, title = "EncorePredictorScaled", "Predictor: Scaled"
+    summary = "Repeats the last result, made as large as a measured curve says that it is by now (MagCache, arXiv:2506.09045)."
+
+    @classmethod
+    def inputs(cls) -> list[Any]:
+        curve = "The model that the curve was measured on: the residual of all its blocks, at the site stack."
+        scale = "On: the curve's size, which the paper foretells. Off: as it is, which its code repeats."
+        return [
+            io.Combo.Input("curve", options=list(CURVES), default="flux", tooltip=curve),
+            io.Boolean.Input("scale", default=True, tooltip=scale),
+        ]
+
+    @classmethod
+    def build(cls, curve: str, scale: bool) -> p.Scaled:
+        return p.Scaled(CURVES[curve][0], scale)
+
+
 class EncorePredictorDamped(PredictorPart):
     """A forecast that is trusted less."""
 
@@ -202,6 +245,8 @@ PREDICTORS = [
     EncorePredictorAdamsBashforth,
     EncorePredictorTwoAnchor,
     EncorePredictorFrequencySplit,
+    EncorePredictorGuidanceBands,
+    EncorePredictorScaled,
     EncorePredictorDamped,
     EncorePredictorCorrected,
 ]

@@ -17,7 +17,7 @@ SIZES = (
     "335 MB at 480p and 774 MB at 720p. CFG doubles it."
 )
 ONE = f"1 result; {SIZES}"
-PROBED = f"1 result, and 1 more to compare with; {SIZES}"
+PROBED = f"1 result, and 1 more to compare with, of the picture's tokens; {SIZES}"
 TABLE = "auto: by the size of the loaded model, and the report says so where none was made for it."
 
 
@@ -27,15 +27,13 @@ class EncoreTeaCache(Method):
     node_id, title = "EncoreTeaCache", "TeaCache"
     summary = "TeaCache (arXiv:2411.19108): reuses the blocks' residual while the first block's input has changed little."
     aliases = ("teacache", "timestep embedding")
-    memory = PROBED
+    memory = f"1 result, and, but for Wan, 1 more to compare with, of the picture's tokens; {SIZES}"
 
     @classmethod
     def widgets(cls) -> list[Any]:
         return [
             threshold("rel_l1_thresh", 0.4, 10.0, RELATIVE),
-            io.Combo.Input(
-                "model_type", options=[AUTO, *POLYNOMIALS], default=AUTO, tooltip=f"Whose polynomial rescales the change. {TABLE}"
-            ),
+            io.Combo.Input("model_type", options=[AUTO, *POLYNOMIALS], default=AUTO, tooltip=f"{RESCALED} {TABLE} {RET_MODE}"),
             percent("start_percent", 0.0, "Start"),
             percent("end_percent", 1.0, "End"),
         ]
@@ -50,9 +48,11 @@ class EncoreTeaCache(Method):
         return Choice(within(p.teacache(rel_l1_thresh, table, fitted), start_percent, end_percent), notes)
 
 
+RESCALED = "Whose polynomial rescales the change."
+RET_MODE = "ret_mode computes the first five steps; Wan without it computes the first and the last."
 RELATIVE = (
     "Summed change below which steps are reused, 0 (compute all) to 10. Higher is faster and further from the uncached picture. Published: "
-    "FLUX 0.25 to 0.8, Wan 1.3B 0.05 to 0.1, Wan 14B 0.1 to 0.2, Wan I2V 0.2 to 0.3."
+    "FLUX 0.25 to 0.8, Wan 1.3B 0.05 to 0.1, Wan 14B 0.1 to 0.2, Wan I2V 0.13 to 0.3."
 )
 
 
@@ -222,7 +222,7 @@ class EncoreDiCache(Method):
     node_id, title = "EncoreDiCache", "DiCache"
     summary = "DiCache (arXiv:2508.17356): runs the first block, decides by it, and moves the residual on between the last two."
     aliases = ("dicache", "probe")
-    memory = f"2 results, 2 probes as large, and 1 more to compare with; {SIZES}"
+    memory = f"2 results, and 3 of the picture's tokens to compare with; {SIZES}"
 
     @classmethod
     def widgets(cls) -> list[Any]:

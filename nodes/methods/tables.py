@@ -10,17 +10,21 @@ from ...cache_core.tables import (
     FLUX_LEMICA,
     FLUX_MAGNITUDE,
     SCM_CODE,
+    WAN_1B_CHANGE,
     WAN_1B_CHANGE_RETAINED,
     WAN_1B_MAGNITUDE,
     WAN_1B_MAGNITUDE_UNCOND,
+    WAN_14B_CHANGE,
     WAN_14B_CHANGE_RETAINED,
     WAN_14B_LEMICA,
     WAN_14B_MAGNITUDE,
     WAN_14B_MAGNITUDE_UNCOND,
     WAN_GOLDEN,
+    WAN_I2V_480_CHANGE,
     WAN_I2V_480_CHANGE_RETAINED,
     WAN_I2V_480_MAGNITUDE,
     WAN_I2V_480_MAGNITUDE_UNCOND,
+    WAN_I2V_720_CHANGE,
     WAN_I2V_720_CHANGE_RETAINED,
     WAN_I2V_720_MAGNITUDE,
     WAN_I2V_720_MAGNITUDE_UNCOND,
@@ -36,12 +40,16 @@ T = TypeVar("T")
 AUTO = "auto"
 
 # What ComfyUI-TeaCache and ComfyUI-MagCache call them.
-POLYNOMIALS: dict[str, Polynomial] = {
+POLYNOMIALS: dict[str, Polynomial] = {  # of two for one model, auto takes the first
     "flux": FLUX_CHANGE,
     "wan2.1_t2v_1.3B_ret_mode": WAN_1B_CHANGE_RETAINED,
     "wan2.1_t2v_14B_ret_mode": WAN_14B_CHANGE_RETAINED,
     "wan2.1_i2v_480p_14B_ret_mode": WAN_I2V_480_CHANGE_RETAINED,
     "wan2.1_i2v_720p_14B_ret_mode": WAN_I2V_720_CHANGE_RETAINED,
+    "wan2.1_t2v_1.3B": WAN_1B_CHANGE,
+    "wan2.1_t2v_14B": WAN_14B_CHANGE,
+    "wan2.1_i2v_480p_14B": WAN_I2V_480_CHANGE,
+    "wan2.1_i2v_720p_14B": WAN_I2V_720_CHANGE,
 }
 CURVES = {
     "flux": (FLUX_MAGNITUDE,),

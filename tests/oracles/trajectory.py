@@ -94,6 +94,7 @@ class Watch:
             self._tokens.append(torch.cat(parts, 1))
 
         first, blocks = network.double_blocks[0], [*network.double_blocks, *network.single_blocks]
+
         def enter(module, args, given):
             self.text = given["txt"].shape[1]
             join((given["txt"], given["img"]))
