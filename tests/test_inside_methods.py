@@ -14,6 +14,7 @@ from test_branches import Forwards
 
 pytestmark = pytest.mark.host
 MASK = frozenset({0, 1, 4, 7})
+POLYNOMIALS = [value for value in vars(tables).values() if isinstance(value, tables.Polynomial)]
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +197,7 @@ class TestPublished:
             sample(host.attach(models["wan"], recipe), "wan", steps=8)
         assert [counted.calls[f"blocks.{n}"] for n in range(3)] == [6, 4, 6]
 
-    @pytest.mark.parametrize(
-        "table", [value for value in vars(tables).values() if isinstance(value, tables.Polynomial)], ids=lambda table: table.name
-    )
+    @pytest.mark.parametrize("table", POLYNOMIALS, ids=lambda table: table.name)
     def test_teacache_at_threshold_zero_is_bit_identical_even_where_its_polynomial_is_negative(self, models, table):
         family = "flux" if table is tables.FLUX_CHANGE else "wan"
         latent = sample(host.attach(models[family], p.teacache(0.0, table)), family, cfg=3.0, steps=10)
