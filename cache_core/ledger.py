@@ -1,7 +1,7 @@
 """What the cache did, evaluation by evaluation, so that a speed-up is shown and not claimed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean, median
 from typing import Any
@@ -42,6 +42,7 @@ class Ledger:
     peak_bytes: int = 0
     notes: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    places: dict[Hashable, int] = field(default_factory=dict)  # MACs of each part that is cached, in the first evaluation
     _open: list[tuple[Stopwatch, list[Tensor]]] = field(default_factory=list)
 
     def add(self, step: Step, verdict: Verdict, macs: int, watch: Stopwatch, errors: Sequence[Tensor], share: float) -> None:

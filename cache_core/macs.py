@@ -106,6 +106,10 @@ class Meter:
         """MACs of the call under way up to here, while it is being counted; otherwise 0."""
         return self._counter.macs if self._counter is not None else 0
 
+    def spans(self, key: Hashable) -> dict[Hashable, int]:
+        """MACs of each span that was noted in the counted call of this form."""
+        return {span: made for (known, span), made in self._spans.items() if known == key}
+
     def skip(self, span: Hashable) -> None:
         """Say that the call under way leaves out `span`."""
         self._skipped.append(span)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from .blockcache import Alignment, BlockSchedule, Changes
+from .history import Placement
 from .masks import PublishedMask
 from .policies import (
     AccumulatedError,
@@ -22,18 +24,39 @@ from .policies import (
     PerPlace,
     Policy,
     Retained,
+    Scheduled,
     Tail,
     Traced,
     Warmup,
     Within,
 )
-from .predictors import Axis, Chebyshev, Fitted, FrequencySplit, GuidanceBands, Hermite, Hold, Lagrange, Taylor, TwoAnchor
+from .predictors import (
+    Aligned,
+    Axis,
+    Chebyshev,
+    Fitted,
+    FrequencySplit,
+    GuidanceBands,
+    Hermite,
+    Hold,
+    Lagrange,
+    Learning,
+    Profiled,
+    Pupil,
+    Taylor,
+    TwoAnchor,
+)
 from .recipe import Recipe, Site, Span, Target
 from .tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_LEMICA, FLUX_MAGNITUDE, SCM_CODE, WAN_GOLDEN, Curve, Polynomial
 from .trace import Calibration, Trajectory, universal
 from .types import Branch, Probe
 
-RESIDUAL, STACK, BRANCH = Target.RESIDUAL, Site.STACK, Site.BRANCH  # branches take gigabytes on large models: memory.kept_bytes
+RESIDUAL, STACK, BLOCK, BRANCH = (
+    Target.RESIDUAL,
+    Site.STACK,
+    Site.BLOCK,
+    Site.BRANCH,
+)  # branches take gigabytes on large models: memory.kept_bytes
 
 
 def encore(speed: float = 2.0, family: str = "flux", site: Site = Site.GUIDED) -> Recipe:
@@ -222,3 +245,22 @@ def cfg_cache(every: int = 5, high: float = 0.641) -> Recipe:
     """FasterCache's CFG-Cache: below noise level `high` the negative prompt is computed once in `every` evaluations."""
     policy = Within(Interval(every), high=high)
     return Recipe(policy, GuidanceBands(), Site.UNCOND, RESIDUAL, name="CFG-Cache", source="arXiv:2410.19355")
+
+
+def block_cache(schedule: BlockSchedule, learned: Alignment | Pupil | None = None, placement: Placement | None = None) -> Recipe:
+    """Block Caching: each block's residual is held by the schedule of that block, and aligned to its step where that was learned.
+
+    Given something that learns an alignment in place of one, the blocks answer as it would align them by now.
+    """
+    name, source, kept = f"Block Caching {schedule.reduction:.2f}x", "arXiv:2312.03209", placement or Placement()
+    if not schedule.cached:
+        return Recipe(Never("the schedule computes everything"), Hold(), BLOCK, RESIDUAL, kept, name, source)
+    spans = tuple(Span(block, block + 1) for block in schedule.cached)
+    predictor = Hold() if learned is None else Aligned(learned) if isinstance(learned, Alignment) else Learning(learned)
+    return Recipe(Scheduled(schedule), predictor, BLOCK, RESIDUAL, kept, name, source, spans=spans)
+
+
+def block_profile(into: Changes, site: Site = BLOCK, placement: Placement | None = None) -> Recipe:
+    """Computes everything, and measures how much each block's residual changes from step to step; at the site branch each branch's output."""
+    target = RESIDUAL if site is BLOCK else Target.OUTPUT
+    return Recipe(Never("profiling"), Profiled(into), site, target, placement or Placement(), "Encore Block Profile", "arXiv:2312.03209")

@@ -60,6 +60,7 @@ class Stream:
         feature, error = self._recipe.target.encode(x, y), None
         if self._examined and len(self._history):
             error = relative_error(predictor.predict(self._history, seen, x), feature)
+        predictor.watch(self._history, seen, feature)
         self._history.push(seen.step.sigma, feature, seen.probe if predictor.keeps_probes else None)
         self._state = self._recipe.policy.settle(self._state, replace(seen, error=error), y)
         self._age = 0

@@ -1,6 +1,7 @@
 """When to reuse."""
 
 from .base import Policy
+from .blocks import Scheduled
 from .change import Change, Drift
 from .embedded import Embedded
 from .exam import AccumulatedError
@@ -34,6 +35,7 @@ __all__ = [
     "PerPlace",
     "Policy",
     "Retained",
+    "Scheduled",
     "Steps",
     "Tail",
     "Traced",

@@ -1,5 +1,6 @@
 """What to answer instead of computing."""
 
+from .aligned import Aligned, Learning, Profiled, Pupil
 from .axis import Axis
 from .bands import FrequencySplit
 from .base import Linear, Predictor, Weighted
@@ -14,6 +15,7 @@ from .taylor import Hermite, Taylor
 
 __all__ = [
     "AdamsBashforth",
+    "Aligned",
     "Axis",
     "Chebyshev",
     "Corrected",
@@ -24,8 +26,11 @@ __all__ = [
     "Hermite",
     "Hold",
     "Lagrange",
+    "Learning",
     "Linear",
     "Predictor",
+    "Profiled",
+    "Pupil",
     "Scaled",
     "Taylor",
     "TwoAnchor",

@@ -33,6 +33,9 @@ class Predictor(Protocol):
         """What to hand on [B, ...] in place of the computed `feature` [B, ...], which is the newest anchor by now."""
         return feature
 
+    def watch(self, history: History, seen: Observation, feature: Tensor) -> None:
+        """Look at a computed `feature` [B, ...] before it joins the anchors; most predictors have no need to."""
+
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
         """Feature [B, ...] at `seen.step`, on the device and in the dtype of the site's input `x`, which stays as it is.
 

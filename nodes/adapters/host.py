@@ -191,6 +191,9 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     with nullcontext() if meter.knows(key) else options.watched_attention(passed, meter.attention):
         result, macs = meter.through(lambda: executor(*args, **kwargs), key)
     run.macs += macs
+    if run.ledger.evaluations == 0:
+        for place, made in meter.spans(key).items():
+            run.ledger.places[place] = run.ledger.places.get(place, 0) + made
     return result
 
 
