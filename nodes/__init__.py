@@ -8,6 +8,7 @@ from .demo import EncoreDemoCodec, EncoreDemoPrompt
 from .methods import METHODS
 from .report import EncoreReport
 from .trace import EncoreCalibrate, EncoreTrace
+from .var import NODES as VAR
 
 NODES: list[type[io.ComfyNode]] = [
     Encore,
@@ -19,6 +20,7 @@ NODES: list[type[io.ComfyNode]] = [
     EncoreDemoCodec,
     *METHODS,
     *COMPOSE,
+    *VAR,
 ]
 
 

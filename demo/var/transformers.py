@@ -26,7 +26,7 @@ def _layout(depth: int, width: int, heads: int) -> Layout:
     return Layout(depth, width, heads, SCALES, 4 * width, shared=True, **sizes)
 
 
-LAYOUTS = {"drafter": _layout(5, 192, 3), "refiner": _layout(2, 96, 2)}
+LAYOUTS = {"drafter": _layout(5, 192, 3), "refiner": _layout(3, 64, 1)}
 
 
 def file(name: str) -> Path:
@@ -75,7 +75,7 @@ class Taught:
 class Plain:
     """A VAR by cross-entropy of all words."""
 
-    def __init__(self, name: str, steps: int, seed: int, batch: int = 32, rate: float = 1.5e-3) -> None:
+    def __init__(self, name: str, steps: int, seed: int, batch: int = 16, rate: float = 2e-3) -> None:
         torch.manual_seed(seed)
         self.name, self.steps, self.taught = name, steps, Taught(batch)
         self.network = VAR(LAYOUTS[name])
@@ -93,7 +93,7 @@ class Plain:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m demo.var.transformers", description=__doc__)
     parser.add_argument("name", choices=LAYOUTS)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--every", type=int, default=100, help="steps between saves")
     parser.add_argument("--threads", type=int, default=1)

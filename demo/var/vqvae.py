@@ -13,8 +13,8 @@ from .pictures import SIDES, WEIGHTS, draw
 from .training import adamw, bfloat16, export, train
 
 FILE = WEIGHTS / "demo-vqvae.safetensors"
-LAYOUT = Layout(widths=(64, 64), blocks=1, latent=16, words=512, counted=len(SIDES), patch=4)
-PLAIN = 200  # first steps, without quantisation; then the codebook begins as a draw from what it is to hold
+LAYOUT = Layout(widths=(48, 64), blocks=1, latent=16, words=512, counted=len(SIDES), patch=4)
+PLAIN = 150  # first steps, without quantisation; then the codebook begins as a draw from what it is to hold
 REVIVE = 40  # every so many steps, until half of the training, words that went unused begin anew
 
 
@@ -67,9 +67,9 @@ class Codec:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m demo.var.vqvae", description=__doc__)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--every", type=int, default=200, help="steps between saves")
+    parser.add_argument("--every", type=int, default=100, help="steps between saves")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
