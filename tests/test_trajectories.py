@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import loops
+from oracles.by_hand import Anchor
 from oracles.trajectory import load, record, sample
 from pack.cache_core import Case, Recipe, Run, Site, Target
 from pack.cache_core import published as p
@@ -32,17 +33,6 @@ STEPS = {"flux": 20, "wan": 16}
 THRESHOLDS = [0.004 * 1.25**k for k in range(36)]  # the loop itself picks the one at which it reuses about half
 NEVER = 10**9
 PROBE, PICTURE = 1, 3  # places in what a stream shows
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """What a forecast may look at: one computed evaluation, or the present one without its feature."""
-
-    step: int
-    sigma: float
-    total: int
-    probe: torch.Tensor | None
-    feature: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
