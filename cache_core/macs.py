@@ -96,6 +96,11 @@ class Meter:
         if self._counter is not None:
             self._counter.attention(q, k, v)
 
+    def add(self, macs: int) -> None:
+        """Say that the call under way made so many in layers that are no part of the network."""
+        if self._counter is not None:
+            self._counter.macs += macs
+
     @property
     def counting(self) -> bool:
         """Whether the call under way is being counted."""

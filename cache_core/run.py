@@ -57,6 +57,7 @@ class Run:
 
     def reuse(self, case: Case) -> Tensor:
         """Forecast of the output [B, ...], after `decide` said so."""
+        self.macs += self.recipe.predictor.macs(case.x)
         return self._stream(case).reuse(case.x)
 
     def record(self, case: Case, y: Tensor) -> Tensor:

@@ -35,6 +35,11 @@ class Predictor(Protocol):
 
     def watch(self, history: History, seen: Observation, feature: Tensor) -> None:
         """Look at a computed `feature` [B, ...] before it joins the anchors; most predictors have no need to."""
+        return None
+
+    def macs(self, x: Tensor) -> int:
+        """Multiply-accumulates of layers of its own that a forecast for the site's input `x` [B, ...] takes; nearly all have none."""
+        return 0
 
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
         """Feature [B, ...] at `seen.step`, on the device and in the dtype of the site's input `x`, which stays as it is.

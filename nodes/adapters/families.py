@@ -19,7 +19,8 @@ class Blocks:
     """Transformer blocks with the host's replace patches: lists of double blocks and of single blocks.
 
     Double blocks carry the parts in `parts` apart, in the order in which single blocks have them in one sequence. A network
-    may leave out the blocks that its attributes `skips` name, and make a time embedding by the module `embedding`.
+    may leave out the blocks that its attributes `skips` name, and make a time embedding by the module `embedding`. Where it is
+    not called through the host's wrappers (`wraps`), the model is.
     """
 
     double: str
@@ -27,6 +28,7 @@ class Blocks:
     parts: tuple[str, ...] = ("txt", "img")
     skips: tuple[str, str] | None = None
     embedding: str | None = None
+    wraps: bool = True
 
     def keys(self, network: Any) -> list[BlockKey]:
         """Patch keys of all blocks that run, in calling order. Raises RecipeError if the loaded host has other names."""
@@ -48,18 +50,18 @@ class Blocks:
 
     def unlike(self, args: BlockArgs, key: BlockKey) -> str | None:
         """Why a block's arguments are not the ones we know, or None if they are."""
-        wrong = [name for name in self._names(key) if not isinstance(args.get(name), Tensor)]
+        wrong = [name for name in self.names(key) if not isinstance(args.get(name), Tensor)]
         if not wrong:
             return None
         return f"Block {key[1]} of this ComfyUI was called with {', '.join(args)}, and a tensor {' and '.join(wrong)} was expected."
 
-    def _names(self, key: BlockKey) -> tuple[str, ...]:
+    def names(self, key: BlockKey) -> tuple[str, ...]:
         """The arguments that hold a block's tokens."""
         return ("img",) if key[0] == "single_block" else self.parts
 
     def tokens(self, args: BlockArgs, key: BlockKey) -> Tensor:
         """All tokens [B, L, D] in a block's arguments or results; may be the host's own tensor."""
-        names = self._names(key)
+        names = self.names(key)
         if len(names) == 1:
             tokens: Tensor = args[names[0]]
             return tokens
@@ -67,13 +69,13 @@ class Blocks:
 
     def place(self, args: BlockArgs, key: BlockKey, tokens: Tensor) -> dict[str, Any]:
         """`args` with `tokens` [B, L, D] in them: the inverse of `tokens`."""
-        names = self._names(key)
+        names = self.names(key)
         parts = tokens.split([args[name].shape[1] for name in names], 1)  # type: ignore[no-untyped-call]
         return {**args, **dict(zip(names, parts, strict=True))}
 
     def picture(self, args: BlockArgs, key: BlockKey) -> slice:
         """Where among all tokens those of the picture are."""
-        names = self._names(key)
+        names = self.names(key)
         before: int = sum(args[name].shape[1] for name in names[: names.index("img")])
         return slice(before, before + args["img"].shape[1])
 
@@ -107,6 +109,9 @@ NETWORKS = {
     "HunyuanVideo": Blocks("double_blocks", "single_blocks", ("img", "txt")),
     "QwenImageTransformer2DModel": Blocks("transformer_blocks", None, ("img", "txt")),
     "LTXVModel": Blocks("transformer_blocks", None, ("img",)),
+    "DiT": Blocks("blocks", None, ("img",)),
+    "Latte": Blocks("pairs", None, ("img",)),
+    "HunYuanDiT": Blocks("blocks", None, ("img",), wraps=False),
     "WanModel": Blocks("blocks", None, ("img",), embedding="time_embedding"),
 }
 

@@ -17,6 +17,7 @@ from ...cache_core.macs import Meter, form, is_compiled
 from ...cache_core.measure import Stopwatch, scalar
 from ...cache_core.policies import Never
 from . import inside, options, reports
+from .families import blocks_of
 
 Listener = Callable[[Ledger], None]
 
@@ -181,15 +182,15 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
         run.ledger.counted = False
         run.ledger.note("The model is compiled, so its multiply-accumulates cannot be counted.")
     if not run.ledger.counted:
-        return executor(*args, **kwargs)
+        return _call(executor, run, network, args, kwargs)
     plain = [value for value in args if value is not passed]
     named = {key: value for key, value in kwargs.items() if value is not passed}
     recipe = run.recipe
     layout = (recipe.site, recipe.head, recipe.tail, recipe.spans, recipe.branches, recipe.policy.probe)
-    key = (form(plain), form(named), options.replaced_blocks(passed), layout)
-    meter = _meter(network)
+    key = (form(plain), form(named), options.replaced_blocks(passed), options.branches_of(passed) is not None, layout)
+    meter = meter_of(network)
     with nullcontext() if meter.knows(key) else options.watched_attention(passed, meter.attention):
-        result, macs = meter.through(lambda: executor(*args, **kwargs), key)
+        result, macs = meter.through(lambda: _call(executor, run, network, args, kwargs), key)
     run.macs += macs
     if run.ledger.evaluations == 0:
         for place, made in meter.spans(key).items():
@@ -197,13 +198,23 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
+def _call(executor: Any, run: Run, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """One call of the model; a network that calls no wrappers itself gets the sites inside it from here."""
+    blocks = blocks_of(network)
+    if blocks is None or blocks.wraps or not run.recipe.site.inside:
+        return executor(*args, **kwargs)
+    return inside.through(executor, run, meter_of(network), list(args), kwargs, network)
+
+
 def _blocks(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Wrapper of one pass through the network itself: the place of the sites inside it."""
     run = options.run_of(options.transformer_options(args, kwargs))
     if run is None or not run.recipe.site.inside:
         return executor(*args, **kwargs)
-    return inside.through(executor, run, _meter(executor.class_obj), list(args), kwargs)
+    network = executor.class_obj
+    return inside.through(executor, run, meter_of(network), list(args), kwargs, network)
 
 
-def _meter(network: nn.Module) -> Meter:
+def meter_of(network: nn.Module) -> Meter:
+    """The one that counts `network`'s calls."""
     return _meters.setdefault(network, Meter(cast(nn.Module, weakref.proxy(network))))

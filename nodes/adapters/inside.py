@@ -61,17 +61,17 @@ def _note_branches(run: Run, network: Any) -> None:
         run.ledger.note(f"The {kind.replace('_', ' ')}s of {type(network).__name__} make these branches in one and are computed.")
 
 
-def through(executor: Any, run: Run, meter: Meter, args: list[Any], kwargs: dict[str, Any]) -> Any:
+def through(executor: Any, run: Run, meter: Meter, args: list[Any], kwargs: dict[str, Any], network: Any) -> Any:
     """Call the network with our patches over those that are there already."""
     passed = options.transformer_options(args, kwargs)
-    blocks = blocks_of(executor.class_obj)
+    blocks = blocks_of(network)
     assert isinstance(blocks, Blocks)
     call = spans.Call(run, meter, options.conditions(passed, run), *args[:2])
     replace = passed.get("patches_replace", {})
     existing = replace.get("dit", {})
     make = branches.patches if run.recipe.site is Site.BRANCH else spans.patches
-    laid = {**existing, **make(blocks, executor.class_obj, call, existing)}
+    laid = {**existing, **make(blocks, network, call, existing)}
     result = options.call_with(executor, args, kwargs, passed, {"patches_replace": {**replace, "dit": laid}})
     if not call.reached:
-        run.retreat(f"{type(executor.class_obj).__name__} never called its first block through its patch; some node replaces its forward.")
+        run.retreat(f"{type(network).__name__} never called its first block through its patch; some node replaces its forward.")
     return result

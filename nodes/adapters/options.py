@@ -5,9 +5,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from ...cache_core import Run
 
 KEY = "encore"  # under which the run of a sampling travels in transformer_options, and our wrappers in the model
+BRANCHES = "encore_skip"  # under which skip branches do
 RIVALS = ("easycache", "lazycache")  # other caches of the whole output that leave their mark in transformer_options
 ATTENTION = "optimized_attention_override"  # the host's slot for a function in place of its attention
 COMPILE = "torch.compile"  # under which ComfyUI's compile node puts its wrapper
@@ -20,6 +23,12 @@ def run_of(transformer_options: Options) -> Run | None:
     """The run this call belongs to, if Encore's sampling wrapper is round it."""
     run: Run | None = transformer_options.get(KEY)
     return run
+
+
+def branches_of(transformer_options: Options) -> nn.ModuleList | None:
+    """The skip branches on this model."""
+    made: nn.ModuleList | None = transformer_options.get(BRANCHES)
+    return made
 
 
 def transformer_options(args: Sequence[Any], kwargs: Options) -> Options:

@@ -1,0 +1,49 @@
+"""Files of branches alone: those of a model that was trained without them, or the one that was fitted in closed form."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..errors import CacheError
+from .branch import Branch
+from .checkpoint import ours, published, read
+
+TRAINED, FITTED = "branches", "fitted branch"  # what a file says that it holds
+
+
+def save(made: nn.ModuleList, path: Path, kind: str, about: Mapping[str, Any]) -> None:
+    """Write branches, all of one form, with what is known `about` them; whole or not at all."""
+    weights = {f"skips.{key}": value.detach().cpu().contiguous() for key, value in made.state_dict().items()}
+    first = made[0]
+    assert isinstance(first, Branch)
+    header = {"encore": kind, "added": str(int(first.added)), "about": json.dumps(about)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file(published(weights), part, header)
+    os.replace(part, path)
+
+
+def load(path: Path, kind: str, layers: Any = nn) -> tuple[nn.ModuleList, dict[str, Any]]:
+    """Branches and what is known about them. Raises CacheError for a file of another kind."""
+    weights, header = read(path)
+    if header.get("encore") != kind:
+        found = header.get("encore", "no word of it")
+        raise CacheError(f"{path.name} was to hold a {kind}, and its header says {found}. Take a file that Encore wrote for this.")
+    weights = {key.removeprefix("skips."): value.float() for key, value in ours(weights).items()}
+    count = 1 + max(int(key.split(".")[0]) for key in weights)
+    width = len(weights["0.linear.weight"])
+    made = nn.ModuleList(Branch(width, header.get("added") == "1", layers) for _ in range(count))
+    made.load_state_dict(weights)
+    return made.requires_grad_(False).eval(), json.loads(header.get("about", "{}"))
+
+
+def kind_of(path: Path) -> str | None:
+    """What a file says that it holds, without reading it; None for files that are not ours."""
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("encore")

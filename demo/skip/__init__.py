@@ -1,0 +1,1 @@
+"""The class-conditional demo DiT with skip branches, its twin without, and their training."""

@@ -1,0 +1,120 @@
+"""DiT and Latte as models of the host: networks that its samplers call, with class labels for conditions."""
+
+from pathlib import Path
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.supported_models_base
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...cache_core import CacheError
+from ...cache_core.skip.checkpoint import ours, read, shape_of
+from ...cache_core.skip.dit import DiT, Shape
+from ...cache_core.skip.latte import Latte
+
+LABEL = "encore_label"  # under which a condition carries its class labels
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, heads: int, options: Any) -> Tensor:
+    result: Tensor = optimized_attention(q, k, v, heads, transformer_options=options)
+    return result
+
+
+class _Called:
+    """Calls a network through the wrappers that the host's own networks call."""
+
+    dtype: torch.dtype
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Any = None, y: Any = None, transformer_options: Any = None, **_: Any) -> Any:
+        options = transformer_options or {}
+        wrappers = comfy.patcher_extension.get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+        inner = comfy.patcher_extension.WrapperExecutor.new_class_executor(super().forward, self, wrappers)  # type: ignore[misc]
+        return inner.execute(x, timesteps, y, options)
+
+
+class HostDiT(_Called, DiT):
+    """DiT in the host."""
+
+
+class HostLatte(_Called, Latte):
+    """Latte in the host."""
+
+
+def _network(shape: Shape, dtype: Any = None, device: Any = None, operations: Any = None, **_: Any) -> DiT | Latte:
+    kind = HostLatte if shape.frames else HostDiT
+    network = kind(shape, _attend, operations, dtype=dtype, device=device)
+    network.dtype = dtype
+    return network
+
+
+class _Clip(comfy.latent_formats.SD15):  # type: ignore[misc]
+    """Stable Diffusion's latents, a frame after the other."""
+
+    latent_dimensions = 3
+
+
+class Labelled(comfy.model_base.BaseModel):  # type: ignore[misc]
+    """A diffusion model whose conditions are class labels."""
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        found = {}
+        label = kwargs.get(LABEL)
+        if label is not None:
+            classes = self.diffusion_model.shape.classes
+            if int(label.max()) >= classes:
+                raise CacheError(
+                    f"There is no class {int(label.max())}: the model has 0 to {classes - 2}, and {classes - 1} stands for none."
+                )
+            found["y"] = comfy.conds.CONDRegular(torch.where(label < 0, classes - 1, label))
+        return found
+
+
+class _Config(comfy.supported_models_base.BASE):  # type: ignore[misc]
+    """What the host wants to know of a model: how it was trained to predict, and what its latents are."""
+
+    unet_extra_config: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, shape: Shape, about: dict[str, str]) -> None:
+        super().__init__({"shape": shape, "in_channels": shape.channels})
+        flow = about.get("prediction") == "flow"
+        self.kind = comfy.model_base.ModelType.FLOW if flow else comfy.model_base.ModelType.EPS
+        # The published models are trained on 1000 steps with betas from 0.0001 to 0.02, which the host calls sqrt_linear.
+        linear = {"beta_schedule": "sqrt_linear", "linear_start": 1e-4, "linear_end": 0.02, "timesteps": 1000}
+        self.sampling_settings = {"shift": float(about.get("shift", 1.0))} if flow else linear
+        small = comfy.latent_formats.Flux() if shape.channels == 16 else comfy.latent_formats.SD15()
+        self.latent_format = _Clip() if shape.frames else small
+
+
+def load(path: Path) -> Any:
+    """A published or demo DiT or Latte as the host's ModelPatcher. Raises CacheError where the file holds something else."""
+    weights, about = read(path)
+    return build(weights, about)
+
+
+def build(weights: dict[str, Tensor], about: dict[str, str]) -> Any:
+    """The host's ModelPatcher of weights in the published key layout and what their file says of itself."""
+    shape = shape_of(weights, about)
+    config = _Config(shape, about)
+    device, supported = comfy.model_management.get_torch_device(), list(config.supported_inference_dtypes)
+    size = sum(value.numel() for value in weights.values())
+    dtype = comfy.model_management.unet_dtype(model_params=size, supported_dtypes=supported)
+    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, supported))
+    model = Labelled(config, config.kind, unet_model=_network)
+    missing, unexpected = model.diffusion_model.load_state_dict(ours(weights), strict=False)
+    if missing or unexpected:
+        found = f"lack {', '.join(missing[:3])}" if missing else f"have {', '.join(unexpected[:3])} besides"
+        raise CacheError(f"The weights look like a {'Latte' if shape.frames else 'DiT'} and {found}. Take the file as it was published.")
+    return comfy.model_patcher.ModelPatcher(model, device, comfy.model_management.unet_offload_device())
+
+
+def condition(labels: list[int]) -> list[list[Any]]:
+    """A condition in the host's format with a label for each sample of the batch; -1 is no class."""
+    return [[torch.zeros(1, 1, 1), {LABEL: torch.tensor(labels, dtype=torch.long)}]]
