@@ -6,7 +6,7 @@ table a row is interpolated. It is `trained` as published (train.py), or `fitted
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -134,9 +134,3 @@ class Rollouts:
         cells = sorted(self._sums, key=lambda cell: (cell[0], -cell[1]))
         rows = torch.stack([self._sums[cell].solve() for cell in cells]).cpu()
         return Alignment(name, "fitted", tuple(cells), rows, schedule, about)
-
-
-def tabulated(name: str, cells: Sequence[tuple[int, float]], rows: Tensor, schedule: str, about: Mapping[str, Any]) -> Alignment:
-    """A trained alignment as a table of the cells of its schedule."""
-    order = sorted(range(len(cells)), key=lambda n: (cells[n][0], -cells[n][1]))
-    return Alignment(name, "trained", tuple(cells[n] for n in order), rows[order].detach().cpu().float(), schedule, about)

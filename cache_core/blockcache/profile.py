@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError
-from ..types import Place, Schedule
+from ..types import Place, Schedule, Step
 from . import file
 
 KIND = "block profile"
@@ -66,6 +66,13 @@ class Profile:
             raise CacheError("Two measurements of different schedules or blocks cannot be joined. Profile with one setting.")
         return replace(self, changes=torch.cat([self.changes, other.changes]))
 
+    def beside(self, other: "Profile") -> "Profile":
+        """This profile with the places of another one of the same trajectories, such as their branches."""
+        if self.sigmas != other.sigmas or self.trajectories != other.trajectories:
+            raise CacheError("Two measurements of different schedules or trajectories cannot stand side by side. Profile with one setting.")
+        changes = torch.cat([self.changes, other.changes], 1)
+        return replace(self, places=self.places + other.places, changes=changes, macs=self.macs + other.macs)
+
     def save(self, path: Path) -> None:
         """Write it to `path`."""
         header = {"name": self.name, "sigmas": self.sigmas, "macs": self.macs, "whole": self.whole, "about": dict(self.about)}
@@ -90,18 +97,21 @@ class Changes:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[Place, int], Tensor] = {}
+        self._schedule: Schedule | None = None
 
-    def add(self, place: Place, step: int, new: Tensor, old: Tensor | None) -> None:
+    def add(self, place: Place, step: Step, new: Tensor, old: Tensor | None) -> None:
         """A residual `new` [B, ...] at `step` and the one before it, if any; a sampler's later evaluations within a step too."""
+        self._schedule, index = step.schedule, step.index
         gap = _norms(new - old.to(new.device)) if old is not None else torch.zeros(len(new), device=new.device)
         found = torch.stack([gap, _norms(new)])
-        known = self._sums.get((place, step))
-        self._sums[place, step] = found if known is None else known + found
+        known = self._sums.get((place, index))
+        self._sums[place, index] = found if known is None else known + found
 
-    def profile(self, name: str, schedule: Schedule, macs: Mapping[Any, int], whole: int, about: Mapping[str, Any]) -> Profile:
-        """What was measured on `schedule`. Raises CacheError if no block passed by."""
+    def profile(self, name: str, macs: Mapping[Any, int], whole: int, about: Mapping[str, Any]) -> Profile:
+        """What was measured. Raises CacheError if no block passed by."""
         places = sorted({place for place, _ in self._sums}, key=lambda place: (place.branch is not None, place.index, str(place.branch)))
-        if not places:
+        schedule = self._schedule
+        if schedule is None:
             raise CacheError("No block of this model could be measured. Block Caching reaches the blocks of Flux, Wan and their kin.")
         rows = [torch.stack([self._change(place, step) for step in range(schedule.total)], -1) for place in places]
         changes = torch.stack(rows, 1).cpu()
@@ -112,12 +122,13 @@ class Changes:
         if step == 0 or (place, step) not in self._sums:
             return torch.zeros_like(next(iter(self._sums.values()))[0])
         gap, size = self._sums[place, step]
-        return gap / size.clamp_min(torch.finfo(torch.float32).tiny)
+        change: Tensor = gap / size.clamp_min(torch.finfo(torch.float32).tiny)
+        return change
 
 
 def _norms(tensor: Tensor) -> Tensor:
     """L1 norm of each sample of a tensor [B, ...], in float32."""
-    return tensor.float().abs().flatten(1).sum(1)
+    return tensor.abs().flatten(1).sum(1, dtype=torch.float32)
 
 
 def joined(parts: Sequence[Profile]) -> Profile:

@@ -63,6 +63,12 @@ class BlockSchedule:
         return tuple(block for block, steps in enumerate(self.computed) if len(steps) < self.steps)
 
     @property
+    def cells(self) -> tuple[tuple[int, float], ...]:
+        """The cells that are held, as block and noise level, by block and then from noisy to clean."""
+        steps = range(self.steps)
+        return tuple((block, self.sigmas[n]) for block in self.cached for n in steps if n not in self.computed[block])
+
+    @property
     def share(self) -> float:
         """Fraction of all cells, block by step, that is computed."""
         return sum(map(len, self.computed)) / (len(self.computed) * self.steps)
@@ -101,7 +107,7 @@ class BlockSchedule:
 
     def save(self, path: Path) -> None:
         """Write it to `path`."""
-        header = {"name": self.name, "computed": [sorted(steps) for steps in self.computed], "sigmas": self.sigmas}
+        header: dict[str, Any] = {"name": self.name, "computed": [sorted(steps) for steps in self.computed], "sigmas": self.sigmas}
         header |= {"delta": self.delta, "macs": self.macs, "whole": self.whole, "about": dict(self.about)}
         file.write(path, KIND, {}, header)
 

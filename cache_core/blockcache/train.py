@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..errors import CacheError
 from . import file
-from .align import Alignment, apply, tabulated
+from .align import Alignment, apply
+from .schedule import BlockSchedule
 
 KIND = "alignment training"
 EMBEDDED = 64  # width of the timestep embedding
@@ -31,61 +32,81 @@ def embedding(sigma: float, width: int = EMBEDDED) -> Tensor:
 
 
 class Training:
-    """The layers of the cached `blocks`, for residuals of width C, their optimiser and the losses so far.
+    """The layers of the cached `blocks`, their optimiser, and the losses so far; `schedule` is the digest of theirs.
 
-    `layers` [blocks, 2, C, EMBEDDED + 1] hold weight and bias. Saved and loaded whole, so a stopped training goes on.
+    `layers` [blocks, 2, C, EMBEDDED + 1] hold weight and bias, and are made when the first residual shows its width C. Saved and
+    loaded whole, so a stopped training goes on. `rollouts` are the finished ones, `seconds` what they took.
     """
 
-    def __init__(self, blocks: Sequence[int], width: int, rate: float = 1e-3, device: torch.device | None = None) -> None:
-        self.blocks, self.rate, self.losses = tuple(blocks), rate, list[float]()
-        self.layers = torch.zeros(len(self.blocks), 2, width, EMBEDDED + 1, device=device, requires_grad=True)
-        self._optimiser = torch.optim.Adam([self.layers], lr=rate)
+    def __init__(self, blocks: Sequence[int], rate: float = 4e-5, schedule: str = "") -> None:
+        self.blocks, self.rate, self.schedule = tuple(blocks), rate, schedule
+        self.losses: list[float] = []
+        self.rollouts, self.seconds = 0, 0.0
+        self.layers: Tensor | None = None
+        self._optimiser: torch.optim.Adam | None = None
 
     def align(self, block: int, sigma: float, x: Tensor, held: Tensor) -> Tensor:
         """The aligned residual [B, L, C] of a cached block, as a function of the layers."""
+        if self.layers is None:
+            self._start(torch.zeros(len(self.blocks), 2, held.shape[-1], EMBEDDED + 1, device=held.device))
         row = self._row(block, sigma)
         return apply(held, row[0], row[1])
-
-    def _row(self, block: int, sigma: float) -> Tensor:
-        """Scale and shift [2, C]."""
-        layer = self.layers[self.blocks.index(block)]
-        return layer[..., :-1] @ embedding(sigma).to(layer) + layer[..., -1]
 
     def learn(self, prediction: Tensor, target: Tensor) -> None:
         """One step of the optimiser on the mean squared difference of two predictions [B, ...]. Raises CacheError if it is not finite."""
         loss = (prediction.float() - target.float()).square().mean()
         if not math.isfinite(loss.item()):
-            raise CacheError(f"The loss is {loss.item()} at step {len(self.losses)}: train again with a learning rate below {self.rate:g}.")
+            raise CacheError(f"The loss is {loss.item()} at step {len(self.losses)}: train anew with a learning rate below {self.rate:g}.")
         self.losses.append(loss.item())
-        if loss.requires_grad:
+        if self._optimiser is not None and loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimiser.step()
             self._optimiser.zero_grad()
 
-    def alignment(self, name: str, cells: Sequence[tuple[int, float]], schedule: str, about: Mapping[str, Any]) -> Alignment:
-        """The trained scales and shifts at the `cells` (block, noise level) of a schedule, as a table."""
-        rows = torch.stack([self._row(block, sigma) for block, sigma in cells])
-        return tabulated(name, cells, rows, schedule, {**about, "iterations": len(self.losses)})
+    def finish(self, seconds: float) -> None:
+        """Count a roll-out."""
+        self.rollouts += 1
+        self.seconds += seconds
+
+    def alignment(self, name: str, schedule: BlockSchedule, about: Mapping[str, Any]) -> Alignment:
+        """Scale and shift by the layers at the cached cells of `schedule`, as a table. Raises CacheError before the first roll-out."""
+        if self.layers is None:
+            raise CacheError("Nothing was trained yet. Ask for one iteration at least.")
+        cells = schedule.cells
+        rows = torch.stack([self._row(block, sigma) for block, sigma in cells]).detach().cpu()
+        return Alignment(name, "trained", cells, rows, schedule.digest, {**about, "optimiser_steps": len(self.losses)})
 
     def save(self, path: Path) -> None:
-        """Write layers, optimiser and losses to `path`."""
+        """Write layers, optimiser and losses to `path`, if there are any."""
+        if self.layers is None or self._optimiser is None:
+            return
+        tensors = {"layers": self.layers, "losses": torch.tensor(self.losses, dtype=torch.float64)}
         state = self._optimiser.state_dict()["state"].get(0, {})
-        tensors = {"layers": self.layers, "losses": torch.tensor(self.losses)}
-        header = {"blocks": self.blocks, "rate": self.rate}
-        file.write(path, KIND, tensors | {f"optimiser.{key}": torch.as_tensor(value) for key, value in state.items()}, header)
+        tensors |= {f"optimiser.{key}": torch.as_tensor(value) for key, value in state.items()}
+        header = {"blocks": self.blocks, "schedule": self.schedule, "rollouts": self.rollouts, "seconds": self.seconds}
+        file.write(path, KIND, tensors, header)
 
     def load(self, path: Path) -> None:
-        """Go on from what `save` wrote. Raises CacheError for a file of another schedule or network."""
+        """Go on from what `save` wrote. Raises CacheError for a training of another schedule."""
         tensors, header = file.read(path, KIND)
-        if tuple(header["blocks"]) != self.blocks or tensors["layers"].shape != self.layers.shape:
+        if tuple(header["blocks"]) != self.blocks or header["schedule"] != self.schedule:
             raise CacheError(
-                f"{path.name} holds a training of the blocks {header['blocks']}, layers {list(tensors['layers'].shape)}, and blocks "
-                f"{list(self.blocks)}, layers {list(self.layers.shape)} are to be trained. Choose another name to start anew."
+                f"{path.name} holds the training of another schedule (blocks {header['blocks']}), and this one caches the blocks "
+                f"{list(self.blocks)}. Choose another name, or delete that file to start anew."
             )
-        with torch.no_grad():
-            self.layers.copy_(tensors["layers"])
-        self.losses = tensors["losses"].tolist()
+        self.rollouts, self.seconds, self.losses = header["rollouts"], header["seconds"], tensors["losses"].tolist()
+        optimiser = self._start(tensors["layers"])
         known = {key.removeprefix("optimiser."): value for key, value in tensors.items() if key.startswith("optimiser.")}
-        self._optimiser.load_state_dict(
-            {"state": {0: known} if known else {}, "param_groups": self._optimiser.state_dict()["param_groups"]}
-        )
+        optimiser.load_state_dict({"state": {0: known} if known else {}, "param_groups": optimiser.state_dict()["param_groups"]})
+
+    def _start(self, layers: Tensor) -> torch.optim.Adam:
+        self.layers = layers.detach().clone().requires_grad_(True)
+        self._optimiser = torch.optim.Adam([self.layers], lr=self.rate)
+        return self._optimiser
+
+    def _row(self, block: int, sigma: float) -> Tensor:
+        """Scale and shift [2, C]."""
+        assert self.layers is not None
+        layer = self.layers[self.blocks.index(block)]
+        row: Tensor = layer[..., :-1] @ embedding(sigma).to(layer) + layer[..., -1]
+        return row

@@ -51,4 +51,4 @@ class Profiled(Hold):
 
     def watch(self, history: History, seen: Observation, feature: Tensor) -> None:
         assert seen.place is not None, "measured inside the network"
-        self.into.add(seen.place, seen.step.index, feature, history.features[-1] if len(history) else None)
+        self.into.add(seen.place, seen.step, feature, history.features[-1] if len(history) else None)

@@ -1,17 +1,24 @@
 """Samples uncached with the host's own sampler and collects the trajectories that a calibration is made of."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
+from tqdm import tqdm
 
-from ...cache_core.published import collect as collecting
-from ...cache_core.trace import Calibration, Statistics, Trajectory
+from ...cache_core import CacheError
+from ...cache_core import published as recipes
+from ...cache_core.trace import Calibration, Kept, Plan, Rehearsal, Shelf, Statistics, Trajectory, calibrated, rehearsed
+from ...cache_core.trace.bands import LEVELS
+from ...cache_core.trace.rehearse import ROUNDS
 from .families import family_of
 from .host import attach
 
@@ -44,12 +51,17 @@ class Sampling:
         """Raise if the user cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def run(self, seed: int, prompt: int, into: Trajectory, bar: Any) -> None:
-        """One sampling from noise, with the positive condition number `prompt` alone."""
+    def run(self, model: Any, seed: int, prompt: int, bar: Any) -> None:
+        """Sample once from noise with `model`, a clone of ours, and the positive condition number `prompt` alone."""
+
+        def stepped(*_: Any) -> None:
+            self.check()
+            bar.update(1)
+
         latent = comfy.sample.fix_empty_latent_channels(self.model, self.latent["samples"])
         positive = [self.positive[prompt % len(self.positive)]]
         comfy.sample.sample(
-            attach(self.model, collecting(into)),
+            model,
             comfy.sample.prepare_noise(latent, seed),
             self.steps,
             self.cfg,
@@ -58,23 +70,75 @@ class Sampling:
             positive,
             self.negative,
             latent,
-            callback=lambda *_: bar.update(1),
+            callback=stepped,
             disable_pbar=True,
             seed=seed,
         )
 
 
-def collect(sampling: Sampling, trajectories: int, seed: int, levels: tuple[int, ...]) -> Statistics:
-    """Statistics of so many samplings, which follow one another; the progress bar counts their steps."""
-    bar = comfy.utils.ProgressBar(trajectories * sampling.steps)
-    total: Statistics | None = None
-    for number in range(trajectories):
+def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speeds: Sequence[float], shelf: Shelf) -> Calibration:
+    """Sample so many prompts uncached, learn from them, and rehearse a plan for each of `speeds` on the same prompts.
+
+    What is sampled stays on the `shelf`, so that a calibration that was cancelled goes on; it is cleared when all is done.
+    Plans are fitted to Euler's steps, and rehearsed for the sampler euler alone.
+    """
+    speeds = speeds if sampling.sampler_name == "euler" else ()
+    bar = Progress(trajectories * sampling.steps * (1 + ROUNDS * len(speeds)))
+
+    def teacher(number: int) -> Kept:
+        kept = shelf.get(number, LEVELS)
+        if kept is not None:
+            bar.update(sampling.steps)
+            return kept
         into = Trajectory()
-        sampling.run(seed + number, number, into, bar)
-        found = into.statistics(levels, 0.0)
-        total = found if total is None else total.and_(found)
-    assert total is not None, "one trajectory at least"
-    return total
+        sampling.run(attach(sampling.model, recipes.collect(into)), seed + number, number, bar)
+        return shelf.put(number, into, LEVELS, 0.0)
+
+    def rehearsal(plan: Plan, number: int) -> Rehearsal:
+        into, kept = Trajectory(), shelf.get(number, LEVELS)
+        if kept is None:
+            raise CacheError(f"Trajectory {number} in {shelf.folder.name} is gone or damaged. Calibrate again.")
+        sampling.run(attach(sampling.model, recipes.rehearse(plan, into)), seed + number, number, bar)
+        return Rehearsal.of(plan, kept.start, list(kept.velocities), into.velocities)
+
+    total = reduce(Statistics.and_, [teacher(number).statistics for number in range(trajectories)])
+    found = calibrated(name, total, about(sampling), watch=sampling.check)
+    found = rehearsed(found, speeds, lambda plan: reduce(Rehearsal.and_, [rehearsal(plan, number) for number in range(trajectories)]))
+    bar.close()
+    shelf.clear()
+    return found
+
+
+def shelf_of(sampling: Sampling, seed: int, folder: Path) -> Shelf:
+    """The shelf of a calibration; its key tells what the trajectories depend on."""
+    prompts = [[conditioning_digest(entry) for entry in side] for side in (sampling.positive, sampling.negative)]
+    return Shelf(folder, json.dumps([about(sampling), sampling.steps, seed, prompts]))
+
+
+def conditioning_digest(entry: Any) -> str:
+    """Of one entry of a CONDITIONING: its numbers."""
+    numbers = entry[0].detach().float().cpu().contiguous().numpy().tobytes()
+    return hashlib.blake2b(numbers, digest_size=8).hexdigest()
+
+
+def bytes_needed(sampling: Sampling, trajectories: int) -> int:
+    """What the shelf will take."""
+    return 2 * (sampling.steps + 1) * trajectories * int(sampling.latent["samples"].numel())
+
+
+class Progress:
+    """The host's progress bar on the node, and one with the time left in the console."""
+
+    def __init__(self, total: int) -> None:
+        self._node = comfy.utils.ProgressBar(total)
+        self._console = tqdm(total=total, desc="Encore Calibrate", unit="step")
+
+    def update(self, steps: int) -> None:
+        self._node.update(steps)
+        self._console.update(steps)
+
+    def close(self) -> None:
+        self._console.close()
 
 
 def fingerprint(model: Any) -> dict[str, str]:

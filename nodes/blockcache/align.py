@@ -1,0 +1,178 @@
+"""Encore Align (fit) and Encore Align (train): the scale-shift alignment, in closed form and as published."""
+
+import math
+import time
+from typing import Any, ClassVar
+
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ...cache_core.blockcache import Alignment, Rollouts, Training
+from ...cache_core.blockcache.schedule import load as load_schedule
+from ..adapters.blockcache import check, student
+from ..adapters.calibrate import Sampling, about
+from ..adapters.lessons import Lesson
+from .cache import ALIGNMENT
+from .files import place_for
+from .plots import loss_plot
+from .profile import CATEGORY, device_input, placement_of, sampling_inputs, source_inputs
+from .schedule import SCHEDULE, chosen, saved_input
+
+STEPS = "Steps of each roll-out: those of the schedule."
+NAME = "Name of the file in models/encore/blockcache/alignments. One of that name is replaced."
+
+
+class _Align(io.ComfyNode):
+    """What both nodes have in common: roll-outs of the student in which a pupil learns."""
+
+    node_id: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    default_name: ClassVar[str]
+
+    @classmethod
+    def own(cls) -> list[Any]:
+        """The node's own inputs."""
+        raise NotImplementedError
+
+    @classmethod
+    def outputs(cls) -> list[Any]:
+        """The node's outputs."""
+        return [
+            ALIGNMENT.Output(display_name="alignment", tooltip="For Encore Block Cache."),
+            io.String.Output(display_name="summary", tooltip="How long it took and what was learned."),
+        ]
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=cls.node_id,
+            display_name=cls.title,
+            category=CATEGORY,
+            description=cls.summary,
+            is_output_node=True,
+            search_aliases=["block caching", "align", "scale shift", "cache me if you can"],
+            inputs=[
+                *source_inputs(),
+                SCHEDULE.Input("schedule", optional=True, tooltip="The schedule to align for. Not needed where a file is chosen."),
+                saved_input("schedules", "Encore Block Schedule"),
+                *cls.own(),
+                *sampling_inputs(STEPS),
+                device_input(),
+                io.String.Input("name", default=cls.default_name, tooltip=NAME),
+            ],
+            outputs=cls.outputs(),
+        )
+
+
+class EncoreBlockAlignFit(_Align):
+    """The closed form."""
+
+    node_id, title, default_name = "EncoreBlockAlignFit", "Encore Align (fit)", "my-model-fit"
+    summary = (
+        "Block Caching's alignment in closed form, ours: a few roll-outs of the cached model, beside it the uncached one, and a ridge fit "
+        "of scale and shift for each block and step. Minutes instead of hours."
+    )
+
+    @classmethod
+    def own(cls) -> list[Any]:
+        words = "Samplings to learn from, 1 to 64, each three times as long as a cached one. A batch in the latent gives several at once."
+        return [io.Int.Input("rollouts", default=4, min=1, max=64, tooltip=words)]
+
+    @classmethod
+    def execute(cls, schedule: Any = None, *, file: str, rollouts: int, seed: int, device: str, name: str, **given: Any) -> io.NodeOutput:
+        path, known = place_for("alignments", name), chosen(file, schedule, "schedules", load_schedule)
+        sampling, pupil, began = sampling_of(given), Rollouts(), time.perf_counter()
+        taught = student(sampling.model, known, Lesson(pupil, known.cached), placement_of(device))
+        bar = comfy.utils.ProgressBar(rollouts * sampling.steps)
+        for number in range(rollouts):
+            sampling.run(taught, seed + number, number, bar)
+        found = pupil.alignment(name, known.digest, told(sampling, rollouts, time.perf_counter() - began))
+        found.save(path)
+        summary = words(found)
+        return io.NodeOutput(found, summary, ui={"text": [summary]})
+
+
+class EncoreBlockAlignTrain(_Align):
+    """The published training."""
+
+    node_id, title, default_name = "EncoreBlockAlignTrain", "Encore Align (train)", "my-model-train"
+    summary = (
+        "Block Caching's alignment trained as published: the cached model rolls out from noise, the uncached one is its teacher at the "
+        "same states, and nothing but scale and shift is trained. A stopped training goes on from where it was."
+    )
+
+    @classmethod
+    def own(cls) -> list[Any]:
+        return [
+            io.Int.Input(
+                "iterations",
+                default=200,
+                min=1,
+                max=100_000,
+                tooltip="Roll-outs in all, each some five samplings long; the optimiser makes a step at every step of them. The paper has "
+                "15,000 iterations. With the name of a training that has as many already, nothing is added.",
+            ),
+            io.Float.Input(
+                "learning_rate", default=4e-5, min=1e-7, max=1e-1, step=1e-6, round=False, tooltip="Of Adam. Lower it if the loss rises."
+            ),
+            io.Boolean.Input(
+                "checkpointing",
+                default=True,
+                advanced=True,
+                tooltip="Keep each block's input only and compute the block again in the backward pass: slower, a fraction of the memory.",
+            ),
+        ]
+
+    @classmethod
+    def outputs(cls) -> list[Any]:
+        return [*super().outputs(), io.Image.Output(display_name="loss", tooltip="The loss over all steps of the optimiser.")]
+
+    @classmethod
+    def execute(
+        cls, schedule: Any = None, *, file: str, iterations: int, learning_rate: float, checkpointing: bool, name: str, **given: Any
+    ) -> io.NodeOutput:
+        path, known = place_for("alignments", name), chosen(file, schedule, "schedules", load_schedule)
+        seed, device, sampling = given.pop("seed"), given.pop("device"), sampling_of(given)
+        check(sampling.model, known)
+        state = path.with_suffix(".training")
+        with torch.inference_mode(False):
+            pupil = Training(known.cached, learning_rate, schedule=known.digest)
+            if state.exists():
+                pupil.load(state)
+            taught = student(sampling.model, known, Lesson(pupil, known.cached, checkpointing), placement_of(device))
+            bar, began = comfy.utils.ProgressBar(max(iterations - pupil.rollouts, 0) * sampling.steps), time.perf_counter()
+            try:
+                while pupil.rollouts < iterations:
+                    sampling.run(taught, seed + pupil.rollouts, pupil.rollouts, bar)
+                    pupil.finish(time.perf_counter() - began)
+                    began = time.perf_counter()
+            finally:
+                pupil.save(state)
+            found = pupil.alignment(name, known, told(sampling, pupil.rollouts, pupil.seconds))
+        found.save(path)
+        summary = f"{words(found)} Loss {math.fsum(pupil.losses[-sampling.steps :]) / sampling.steps:.3g} over the last roll-out."
+        return io.NodeOutput(found, summary, loss_plot(pupil.losses, f"{name}: loss"), ui={"text": [summary]})
+
+
+def sampling_of(given: dict[str, Any]) -> Sampling:
+    """The sampling that a node's inputs describe; `seed` and `device` are no part of it."""
+    return Sampling(
+        latent=given["latent_image"], **{key: value for key, value in given.items() if key not in ("latent_image", "seed", "device")}
+    )
+
+
+def told(sampling: Sampling, rollouts: int, seconds: float) -> dict[str, Any]:
+    """What is written into an alignment of where it comes from."""
+    return {**about(sampling), "rollouts": rollouts * len(sampling.latent["samples"]), "seconds": round(seconds, 1)}
+
+
+def words(found: Alignment) -> str:
+    """An alignment for people."""
+    scale, shift = found.rows.abs().mean((0, 2)).tolist()
+    made = found.about
+    return (
+        f"{found.name}: {found.kind} on {made['rollouts']} roll-outs in {made['seconds']:g} s, {len(found.cells)} cells, "
+        f"mean |scale| {scale:.3g}, mean |shift| {shift:.3g}."
+    )

@@ -1,0 +1,29 @@
+"""Where Block Caching's files lie: those of the demo models in the pack, the user's in models/encore."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ...cache_core import CacheError
+
+SHIPPED = Path(__file__).parents[2] / "demo" / "blockcache"
+OWN = Path(folder_paths.models_dir) / "encore" / "blockcache"
+SUFFIX = ".safetensors"
+
+
+def names(kind: str) -> list[str]:
+    """Names of all files of a kind (profiles, schedules, alignments), the user's and those of the pack."""
+    return sorted({path.stem for folder in (OWN, SHIPPED) for path in (folder / kind).glob(f"*{SUFFIX}")})
+
+
+def find(kind: str, name: str) -> Path:
+    """The file of this name, the user's own before the pack's."""
+    own = OWN / kind / f"{name}{SUFFIX}"
+    return own if own.exists() else SHIPPED / kind / f"{name}{SUFFIX}"
+
+
+def place_for(kind: str, name: str) -> Path:
+    """Where a new file of this name goes. Raises CacheError for a name that is no file name."""
+    if not name.strip() or Path(name).name != name or name.startswith("."):
+        raise CacheError(f"A file of {kind} cannot be called {name!r}. Use letters, digits, - and _.")
+    return OWN / kind / f"{name}{SUFFIX}"
