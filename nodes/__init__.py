@@ -2,10 +2,12 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .blockcache import BLOCKCACHE
 from .cache import Encore, EncoreMeasure
 from .compose import COMPOSE
 from .demo import EncoreDemoCodec, EncoreDemoPrompt
 from .methods import METHODS
+from .relay import EncoreRelay
 from .report import EncoreReport
 from .trace import EncoreCalibrate, EncoreTrace
 from .var import NODES as VAR
@@ -16,9 +18,11 @@ NODES: list[type[io.ComfyNode]] = [
     EncoreCalibrate,
     EncoreMeasure,
     EncoreReport,
+    EncoreRelay,
     EncoreDemoPrompt,
     EncoreDemoCodec,
     *METHODS,
+    *BLOCKCACHE,
     *COMPOSE,
     *VAR,
 ]
