@@ -7,6 +7,7 @@ from .cache import Encore, EncoreMeasure
 from .compose import COMPOSE
 from .demo import EncoreDemoCodec, EncoreDemoPrompt
 from .methods import METHODS
+from .relay import EncoreRelay
 from .report import EncoreReport
 from .trace import EncoreCalibrate, EncoreTrace
 from .var import NODES as VAR
@@ -17,6 +18,7 @@ NODES: list[type[io.ComfyNode]] = [
     EncoreCalibrate,
     EncoreMeasure,
     EncoreReport,
+    EncoreRelay,
     EncoreDemoPrompt,
     EncoreDemoCodec,
     *METHODS,
