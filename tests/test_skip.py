@@ -1,0 +1,304 @@
+"""Skip branches, Skip-Cache against a plain loop, the key layouts of the published files, and the fit in closed form."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from host_models import BLOCKS, BlockCalls, make, sample
+from pack.cache_core import CacheError, RecipeError
+from pack.cache_core.policies import Never
+from pack.cache_core.predictors import Hold, Lagrange
+from pack.cache_core.skip import checkpoint, files
+from pack.cache_core.skip.branch import Branch, branches, partner
+from pack.cache_core.skip.cache import Bridged, skip_cache
+from pack.cache_core.skip.dit import DiT, Shape
+from pack.cache_core.skip.fit import Sums, gathering
+from pack.cache_core.skip.latte import Latte
+from pack.nodes.adapters import dit, host, reports, skips
+
+SHAPE = Shape(depth=6, width=48, heads=2, channels=4, out=8, classes=11, side=4, inner=96)
+CLIP = replace(SHAPE, depth=8, frames=3)
+
+
+def randomised(network, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    return network
+
+
+def file_like(shape):
+    """Weights of a network of these sizes under the published keys."""
+    kind = Latte if shape.frames else DiT
+    return checkpoint.published(randomised(kind(shape)).state_dict())
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {family: make(family) for family in BLOCKS}
+
+
+def trained(family, seed=0):
+    return randomised(branches(BLOCKS[family], 128), seed)
+
+
+def test_the_partners_of_deep_blocks_are_their_mirror_images():
+    assert [partner(b, 6) for b in range(6)] == [None, None, None, 2, 1, 0]
+    assert [partner(b, 5) for b in range(5)] == [None, None, None, 1, 0]
+
+
+def test_a_branch_is_the_published_formula_in_float32():
+    branch = randomised(Branch(8)).bfloat16()
+    x, skip = (torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (1, 2))
+    joined = torch.cat([x, skip], -1).float()
+    spread = (joined.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+    normed = (joined - joined.mean(-1, keepdim=True)) / spread * branch.norm.weight.float() + branch.norm.bias.float()
+    assert torch.equal(branch(x, skip), branch.linear(normed.bfloat16()))
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_untrained_added_branches_change_no_bit_and_trained_ones_do(models, family):
+    bare = sample(models[family], family, cfg=3.0)
+    added = skips.attach_branches(models[family], branches(BLOCKS[family], 128, added=True))
+    assert torch.equal(bare, sample(added, family, cfg=3.0))
+    assert not torch.equal(bare, sample(skips.attach_branches(models[family], trained(family)), family, cfg=3.0))
+    assert torch.equal(bare, sample(models[family], family, cfg=3.0))
+
+
+@pytest.mark.host
+def test_flux_gives_the_last_single_block_the_tokens_after_the_first_double_block(models):
+    """By hooks on the blocks: text, then picture, joined to what enters the last block."""
+    made, seen = trained("flux"), {}
+    network = models["flux"].model.diffusion_model
+    hooks = [
+        network.double_blocks[0].register_forward_hook(lambda m, a, out: seen.update(first=torch.cat([out[1], out[0]], 1).clone())),
+        network.single_blocks[0].register_forward_hook(lambda m, a, out: seen.update(before=out.clone())),
+        network.single_blocks[1].register_forward_pre_hook(lambda m, a, k: seen.update(entry=a[0].clone()), with_kwargs=True),
+    ]
+    sample(skips.attach_branches(models["flux"], made), "flux", steps=1)
+    for hook in hooks:
+        hook.remove()
+    with torch.no_grad():
+        assert torch.equal(seen["entry"], made[0](seen["before"], seen["first"]))
+
+
+def skip_cached_by_hand(network, x, sigmas, every, label):
+    """Skip-Cache as the paper words it, on a flow with Euler: written without any of the package's caching."""
+    kept, runs, half = None, [0] * len(network.blocks), len(network.blocks) // 2
+    for n, (sigma, following) in enumerate(pairwise(sigmas)):
+        c = network.t_embedder(sigma[None] * 1000, x.dtype) + network.y_embedder(torch.tensor([label]), x.dtype)
+        tokens, outputs = network.x_embedder(x) + network.pos_embed, []
+        for b, block in enumerate(network.blocks):
+            last = len(network.blocks) - 1
+            if n % every and 0 < b < last:
+                outputs.append(None)
+                continue
+            if b == last:
+                tokens = kept = kept if n % every else tokens
+            if b >= half:
+                branch = network.skips[b - half]
+                tokens = branch.linear(branch.norm(torch.cat([tokens, outputs[last - b]], -1)))
+            tokens, runs[b] = block(tokens, c, network.attend), runs[b] + 1
+            outputs.append(tokens)
+        x = x + (following - sigma) * network.pictures(network.final_layer(tokens, c))
+    return x, runs
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("every", [2, 3])
+def test_skip_cache_is_the_plain_loop_of_the_paper(every):
+    model = dit.build(file_like(SHAPE), {"prediction": "flow", "shift": "3.0", "heads": "2"})
+    network, label = model.model.diffusion_model, dit.condition([4])
+    with BlockCalls(model) as calls:
+        latent = sample(host.attach(model, skip_cache(every)), "dit", steps=7, positive=label, shape=(4, 8, 8))
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    import comfy.samplers
+
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 7)
+    with torch.inference_mode():
+        expected, runs = skip_cached_by_hand(network, noise, sigmas, every, 4)
+    assert list(calls.calls.values()) == runs
+    assert torch.allclose(model.model.process_latent_in(latent), expected, atol=2e-5)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_skip_cache_computes_the_outer_blocks_always_and_the_middle_once_in_n(models, family):
+    cached = host.attach(skips.attach_branches(models[family], trained(family)), skip_cache(3))
+    with BlockCalls(cached) as calls:
+        latent = sample(cached, family)
+    assert sorted(calls.calls.values()) == [3, 8, 8]
+    ledger = reports.find(latent)[0]
+    assert ledger.computed == 3
+    assert ledger.macs < ledger.macs_if_computed
+
+
+@pytest.mark.host
+def test_the_order_of_the_nodes_does_not_matter_and_never_reusing_is_the_model_with_branches(models):
+    made = trained("flux")
+    after = host.attach(skips.attach_branches(models["flux"], made), skip_cache(2))
+    before = skips.attach_branches(host.attach(models["flux"], skip_cache(2)), made)
+    assert torch.equal(sample(after, "flux", cfg=3.0), sample(before, "flux", cfg=3.0))
+    idle = host.attach(skips.attach_branches(models["flux"], made), replace(skip_cache(2), policy=Never()))
+    assert torch.equal(sample(idle, "flux"), sample(skips.attach_branches(models["flux"], made), "flux"))
+
+
+@pytest.mark.host
+def test_macs_of_branches_are_counted(models):
+    def counted(model):
+        latent = sample(host.attach(model, replace(skip_cache(2), policy=Never())), "wan", steps=2)
+        return reports.find(latent)[0].macs
+
+    with_branches = counted(skips.attach_branches(models["wan"], trained("wan")))
+    tokens = 3 * 4 * 4
+    assert with_branches - counted(models["wan"]) == 2 * tokens * 2 * 128 * 128
+
+
+@pytest.mark.host
+def test_steps_outside_of_the_levels_are_computed_and_a_forecast_may_stand_in(models):
+    def run(recipe):
+        return reports.find(sample(host.attach(models["wan"], recipe), "wan", steps=12))[0]
+
+    levels = run(skip_cache(2, levels=(0.05, 0.7)))
+    assert all(entry.computed for entry in levels.entries if not 0.05 <= entry.sigma <= 0.7)
+    assert levels.reused > 0
+    held, line = run(skip_cache(2)), run(skip_cache(2, predictor=Lagrange(1)))
+    assert line.computed == held.computed
+    assert [entry.error for entry in line.entries[4:]] != [entry.error for entry in held.entries[4:]]
+
+
+@pytest.mark.host
+def test_branches_of_another_model_are_refused_in_words(models):
+    with pytest.raises(RecipeError, match="3 blocks of width 128, which need 1"):
+        skips.attach_branches(models["flux"], branches(8, 128))
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("shape", [SHAPE, replace(SHAPE, skips=False), CLIP], ids=["dit-skip", "dit", "latte-skip"])
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_published_files_load_without_what_a_training_needs(tmp_path, shape, form):
+    from safetensors.torch import save_file
+
+    weights = file_like(shape)
+    path = tmp_path / f"model.{form}"
+    if form == "pt":
+        other = {key: torch.zeros_like(value) for key, value in weights.items()}
+        torch.save({"model": {f"module.{key}": value for key, value in other.items()}, "ema": weights, "opt": {"state": {}}}, path)
+    else:
+        save_file(weights, path, {"heads": "2"})
+    model = dit.load(path)
+    found = checkpoint.published(model.model.diffusion_model.state_dict())
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[key], weights[key]) for key in weights)
+    assert model.model.diffusion_model.shape == replace(shape, heads=2 if form == "safetensors" else 1)
+
+
+def test_the_key_layout_is_the_published_one():
+    weights = file_like(replace(SHAPE, depth=2))
+    extra = {"skip_norms.0.weight", "skip_norms.0.bias", "skip_linears.0.linear.weight", "skip_linears.0.linear.bias"}
+    block = {
+        f"{part}.{kind}" for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1") for kind in ("weight", "bias")
+    }
+    outer = {"x_embedder.proj", "t_embedder.mlp.0", "t_embedder.mlp.2", "final_layer.linear", "final_layer.adaLN_modulation.1"}
+    expected = (
+        extra | {f"blocks.{n}.{key}" for n in (0, 1) for key in block} | {f"{key}.{kind}" for key in outer for kind in ("weight", "bias")}
+    )
+    assert weights.keys() == expected | {"y_embedder.embedding_table.weight", "pos_embed"}
+
+
+@pytest.mark.parametrize(("keys", "words"), [(["mlp_t5.0.weight"], "Hunyuan-DiT"), (["blocks.0.x"], "no DiT and no Latte")])
+def test_other_weights_are_refused_in_words(keys, words):
+    with pytest.raises(CacheError, match=words):
+        checkpoint.shape_of({key: torch.zeros(1) for key in keys}, {})
+
+
+@pytest.mark.host
+def test_latte_and_its_cache_sample_clips_by_labels_with_guidance():
+    model = dit.build(file_like(CLIP), {"heads": "2"})
+    shape = {"positive": dit.condition([3]), "shape": (4, 3, 8, 8), "cfg": 1.0}
+    bare = sample(model, "latte", **shape)
+    assert bare.shape == (1, 4, 3, 8, 8)
+    assert torch.isfinite(bare).all()
+    with BlockCalls(model) as calls:
+        sample(host.attach(model, skip_cache(4)), "latte", **shape)
+    assert [calls.calls[f"blocks.{n}"] for n in range(8)] == [8, 8, 2, 2, 2, 2, 8, 8]
+    with pytest.raises(CacheError, match="no class 11"):
+        sample(model, "latte", **{**shape, "positive": dit.condition([11])})
+
+
+@pytest.mark.host
+def test_skip_cache_reaches_the_native_skips_of_hunyuan_dit():
+    import comfy.model_base
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    sizes = {
+        "depth": 6,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "text_states_dim": 16,
+        "text_states_dim_t5": 16,
+        "text_len": 4,
+        "text_len_t5": 4,
+    }
+    config = comfy.supported_models.HunyuanDiT({"image_model": "hydit", **sizes})
+    config.set_inference_dtype(torch.float32, None)
+    base = comfy.model_base.HunyuanDiT(config, device="cpu")
+    with torch.no_grad():
+        for value in base.diffusion_model.parameters():
+            value.zero_()
+    randomised(base.diffusion_model)
+    model = comfy.model_patcher.ModelPatcher(base, comfy.model_management.get_torch_device(), torch.device("cpu"))
+    told = {"conditioning_mt5xl": torch.randn(1, 4, 16), "attention_mask": torch.ones(1, 4), "attention_mask_mt5xl": torch.ones(1, 4)}
+    label = [[torch.randn(1, 4, 16), told]]
+    with BlockCalls(model) as calls:
+        latent = sample(host.attach(model, skip_cache(4)), "hydit", positive=label, shape=(4, 8, 8))
+    assert [calls.calls[f"blocks.{n}"] for n in range(6)] == [8, 2, 2, 2, 2, 8]
+    ledger = reports.find(latent)[0]
+    assert (ledger.computed, ledger.site, ledger.notes) == (2, "stack", [])
+    idle = host.attach(model, replace(skip_cache(4), policy=Never()))
+    assert torch.equal(sample(idle, "hydit", positive=label, shape=(4, 8, 8)), sample(model, "hydit", positive=label, shape=(4, 8, 8)))
+
+
+def test_a_fit_finds_the_branch_that_made_the_pairs():
+    made, sums = randomised(Branch(6, added=True)), Sums()
+    made.norm.reset_parameters()
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(8):
+        kept, entry = torch.randn(2, 2, 40, 6, generator=generator)
+        sums.add(kept, entry, made(kept, entry).detach())
+    found = sums.solve(1e-12)
+    assert torch.allclose(found(kept, entry), made(kept, entry), atol=1e-3)
+    assert sums.explained(found) > 0.999
+
+
+@pytest.mark.host
+def test_a_fitted_branch_forecasts_better_than_the_reuse_it_mends_and_its_macs_count(models):
+    sums = Sums()
+    sample(host.attach(models["wan"], gathering(sums, 2, 1)), "wan", steps=16)
+    branch = sums.solve()
+
+    def errors(recipe):
+        found = reports.find(sample(host.attach(models["wan"], recipe), "wan", steps=16))[0]
+        return sum(entry.error for entry in found.entries if entry.error is not None), found.macs
+
+    bridged = skip_cache(2, predictor=Bridged(branch))
+    held, mended = errors(replace(bridged, predictor=Hold())), errors(bridged)
+    assert mended[0] < held[0]
+    assert mended[1] - held[1] == 8 * 3 * 4 * 4 * 2 * 128 * 128
+
+
+def test_branch_files_keep_what_they_hold_and_refuse_another_kind(tmp_path):
+    made = randomised(branches(5, 12, added=True))
+    files.save(made, tmp_path / "mine.safetensors", files.TRAINED, {"steps": 3})
+    found, about = files.load(tmp_path / "mine.safetensors", files.TRAINED)
+    assert about == {"steps": 3}
+    assert json.dumps([branch.added for branch in found]) == "[true, true]"
+    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), made.state_dict().values(), strict=True))
+    with pytest.raises(CacheError, match="fitted branch"):
+        files.load(tmp_path / "mine.safetensors", files.FITTED)
