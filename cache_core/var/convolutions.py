@@ -142,6 +142,18 @@ class Decoder(nn.Module):
         return y
 
 
+class Linear(nn.Module):
+    """In place of either net where there are no levels, which no published file has: a linear map at each place."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.conv_in = _conv(inside, outside, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv_in(x)
+        return y
+
+
 def widths_of(weights: Mapping[str, Tensor]) -> tuple[tuple[int, ...], int]:
     """Width of each level and blocks a level of the encoder whose tensors are `encoder.*` in a VQVAE's weights."""
     blocks = [key.split(".") for key in weights if key.startswith("encoder.down.") and key.endswith("conv2.weight")]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .convolutions import Decoder, Encoder, widths_of
+from .convolutions import Decoder, Encoder, Linear, widths_of
 from .quantizer import Quantizer
 from .scales import Scales
 
@@ -26,7 +26,7 @@ class Layout:
     @property
     def shrink(self) -> int:
         """Pixels of a picture's side for each one of the features'."""
-        return self.patch << (len(self.widths) - 1)
+        return self.patch << max(len(self.widths) - 1, 0)
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> "Layout":
@@ -41,14 +41,16 @@ class Layout:
 class VQVAE(nn.Module):
     """Pictures [B, 3, H, W] in 0..1 to words of each scale and back; keys as in vae_ch160v4096z32.
 
-    With `patch` > 1, which no published file has, its convolutions see squares of so many pixels as one pixel of many colours.
+    With `patch` > 1, which no published file has, its nets see squares of so many pixels as one pixel of many colours.
     """
 
     def __init__(self, layout: "Layout") -> None:
         super().__init__()
         self.layout = layout
-        nets = (layout.widths, layout.blocks, layout.latent, 3 * layout.patch**2)
-        self.encoder, self.decoder = Encoder(*nets), Decoder(*nets)
+        colours = 3 * layout.patch**2
+        nets = (layout.widths, layout.blocks, layout.latent, colours)
+        self.encoder = Encoder(*nets) if layout.widths else Linear(colours, layout.latent)
+        self.decoder = Decoder(*nets) if layout.widths else Linear(layout.latent, colours)
         self.quant_conv, self.post_quant_conv = (nn.Conv2d(layout.latent, layout.latent, 3, padding=1) for _ in range(2))
         self.quantize = Quantizer(layout.words, layout.latent, layout.phis, layout.counted)
 
