@@ -11,7 +11,7 @@ from ..cache_core import published as p
 from ..cache_core.masks import budget
 from ..cache_core.policies import Mask
 from ..cache_core.predictors import Hold
-from ..cache_core.trace import Calibration, Trajectory, calibrated, cost, search, universal
+from ..cache_core.trace import Calibration, Plan, Rehearsal, Trajectory, calibrated, cost, rehearsed, search, universal
 from ..cache_core.trace.bands import LEVELS
 from ..cache_core.trace.collect import TRIES
 from ..demo.agreement import HELD_OUT, Setting, load_model, sample
@@ -29,18 +29,26 @@ TRAJECTORIES = 16
 
 
 @cache
-def calibration(family: str, setting: Setting, trajectories: int = TRAJECTORIES) -> Calibration:
-    """A demo model's calibration from `trajectories` prompts that nothing reports on."""
-    rng, into = Random(PROMPTS), Trajectory()
+def calibration(family: str, setting: Setting, trajectories: int = TRAJECTORIES, speeds: tuple[float, ...] = ()) -> Calibration:
+    """A demo model's calibration from `trajectories` prompts that nothing reports on, rehearsed for `speeds`."""
+    rng, teacher = Random(PROMPTS), Trajectory()
     scenes = [draw_scene(rng, family == "wan") for _ in range(trajectories)]
-    model = attach(load_model(weights(family), setting.shift), p.collect(into))
-    sample(model, family, scenes, setting, PROMPTS, lambda: None)
-    return calibrated(f"demo-{family}", into.statistics(LEVELS, 0.0), {"model": f"demo-{family}"})
+    model = load_model(weights(family), setting.shift)
+
+    def perform(plan: Plan) -> Rehearsal:
+        student = Trajectory()
+        sample(attach(model, p.rehearse(plan, student)), family, scenes, setting, PROMPTS, lambda: None)
+        assert teacher.start is not None, "the teacher came first"
+        return Rehearsal.of(plan, teacher.start, teacher.velocities, student.velocities)
+
+    sample(attach(model, p.collect(teacher)), family, scenes, setting, PROMPTS, lambda: None)
+    found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), {"model": f"demo-{family}"})
+    return rehearsed(found, speeds, perform)
 
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     """Uncached, and at each speed: reuse, order 1 on a published and on a searched mask, TRACE of both kinds, fewer steps."""
-    own = calibration(course.family, setting)
+    own = calibration(course.family, setting, speeds=SPEEDS)
     entrants = [entrant for speed in SPEEDS for entrant in entries(own, setting, course.family, speed)]
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)

@@ -6,6 +6,7 @@ from .blockcache import Alignment, BlockSchedule, Changes
 from .history import Placement
 from .masks import PublishedMask
 from .policies import (
+    ALARM,
     AccumulatedError,
     AtMost,
     Carried,
@@ -23,6 +24,7 @@ from .policies import (
     PerBranch,
     PerPlace,
     Policy,
+    Rehearsing,
     Retained,
     Scheduled,
     Tail,
@@ -48,15 +50,11 @@ from .predictors import (
 )
 from .recipe import Recipe, Site, Span, Target
 from .tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_LEMICA, FLUX_MAGNITUDE, SCM_CODE, WAN_GOLDEN, Curve, Polynomial
-from .trace import Calibration, Trajectory, universal
+from .trace import Calibration, ForQuality, ForSpeed, Given, Plan, Trajectory, universal
 from .types import Branch, Probe
 
-RESIDUAL, STACK, BLOCK, BRANCH = (
-    Target.RESIDUAL,
-    Site.STACK,
-    Site.BLOCK,
-    Site.BRANCH,
-)  # branches take gigabytes on large models: memory.kept_bytes
+RESIDUAL, STACK = Target.RESIDUAL, Site.STACK
+BLOCK, BRANCH = Site.BLOCK, Site.BRANCH  # these take gigabytes on large models: memory.kept_bytes
 
 
 def encore(speed: float = 2.0, family: str = "flux", site: Site = Site.GUIDED) -> Recipe:
@@ -68,15 +66,30 @@ def encore(speed: float = 2.0, family: str = "flux", site: Site = Site.GUIDED) -
     return Recipe(Paced(speed, masks), Lagrange(1), site, name=f"Encore {speed:g}x", source=masks[0].source)
 
 
-def trace(speed: float = 2.0, calibration: Calibration | None = None, site: Site = Site.GUIDED) -> Recipe:
+def trace(speed: float = 2.0, calibration: Calibration | None = None, site: Site = Site.GUIDED, guarded: bool = True) -> Recipe:
     """TRACE, ours: weights and mask fitted so that the sampling returns to the uncached trajectory."""
-    known = calibration or universal()
-    return Recipe(Traced(known, speed), Fitted(known, speed), site, name=f"TRACE {speed:g}x", source=f"calibration {known.name}")
+    return planned(ForSpeed(calibration or universal(), speed), f"TRACE {speed:g}x", site, guarded)
+
+
+def trace_to(error: float = 0.01, calibration: Calibration | None = None, site: Site = Site.GUIDED, guarded: bool = True) -> Recipe:
+    """TRACE that computes as many steps as it takes to keep the expected error of the final latent at `error` of its norm."""
+    return planned(ForQuality(calibration or universal(), error), f"TRACE to {error:g}", site, guarded)
+
+
+def planned(planner: ForSpeed | ForQuality, name: str, site: Site = Site.GUIDED, guarded: bool = True) -> Recipe:
+    """TRACE by any planner; `guarded`: exams that go wrong have further steps computed."""
+    source = f"calibration {planner.calibration.name}"
+    return Recipe(Traced(planner, ALARM if guarded else 0.0), Fitted(planner), site, name=name, source=source)
 
 
 def collect(into: Trajectory) -> Recipe:
     """Computes everything and adds it to a trajectory, which a calibration is made of."""
     return Recipe(Collected("calibrating", into=into), Hold(), name="Encore Calibrate")
+
+
+def rehearse(plan: Plan, into: Trajectory) -> Recipe:
+    """Follows a plan and adds what it computes to a trajectory."""
+    return Recipe(Rehearsing(plan, into), Fitted(Given(plan)), name="Encore Calibrate, rehearsing")
 
 
 def measure() -> Recipe:
@@ -261,6 +274,7 @@ def block_cache(schedule: BlockSchedule, learned: Alignment | Pupil | None = Non
 
 
 def block_profile(into: Changes, site: Site = BLOCK, placement: Placement | None = None) -> Recipe:
-    """Computes everything, and measures how much each block's residual changes from step to step; at the site branch each branch's output."""
+    """Computes everything, and measures how much each block's residual, or each branch's output, changes from step to step."""
     target = RESIDUAL if site is BLOCK else Target.OUTPUT
-    return Recipe(Never("profiling"), Profiled(into), site, target, placement or Placement(), "Encore Block Profile", "arXiv:2312.03209")
+    kept = placement or Placement()
+    return Recipe(Never("profiling"), Profiled(into), site, target, kept, "Encore Block Profile", "arXiv:2312.03209")

@@ -1,5 +1,6 @@
 """TRACE as nodes: one that samples by a calibration, one that makes a calibration of any model in the graph."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,8 @@ from comfy_api.latest import io
 
 from ..cache_core import CacheError, Site
 from ..cache_core.published import trace
-from ..cache_core.trace import calibrated, load, save, universal
-from ..cache_core.trace.bands import LEVELS
-from .adapters.calibrate import Sampling, about, collect, mismatch
+from ..cache_core.trace import load, save, universal
+from .adapters.calibrate import Sampling, bytes_needed, calibrate, mismatch, shelf_of
 from .adapters.host import attach
 from .cache import site_input, speed_input
 from .live import listener
@@ -79,18 +79,45 @@ class EncoreCalibrate(io.ComfyNode):
                 io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1, tooltip="CFG as in your sampler; 1.0 for Flux dev."),
                 io.Combo.Input("sampler_name", options=Sampling.samplers(), default="euler", tooltip="Euler is right for any use."),
                 io.Combo.Input("scheduler", options=Sampling.schedulers(), default="simple", tooltip="As in your sampler."),
+                io.String.Input(
+                    "speeds",
+                    default="2, 3",
+                    optional=True,
+                    tooltip="Speeds to rehearse, 1.1 to 6, with commas between them: at these the forecasts are fitted to what the model "
+                    "really answers. Each costs three cached samplings of every trajectory, and gains most above 3. Empty: none. "
+                    "Other speeds and numbers of steps are served without.",
+                ),
                 io.String.Input("name", default="my-model", tooltip="Name of the file in models/encore. One of that name is replaced."),
             ],
             outputs=[io.String.Output(display_name="name", tooltip="The name, for TRACE.")],
         )
 
     @classmethod
-    def execute(cls, model: Any, latent_image: dict[str, Any], trajectories: int, seed: int, name: str, **settings: Any) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, latent_image: dict[str, Any], trajectories: int, seed: int, name: str, speeds: str = "2", **settings: Any
+    ) -> io.NodeOutput:
         path = file_of(name)
         sampling = Sampling(model, latent=latent_image, **settings)
-        found = calibrated(name, collect(sampling, trajectories, seed, LEVELS), about(sampling), watch=sampling.check)
+        wanted = speeds_of(speeds)
+        needed = bytes_needed(sampling, trajectories) / 2**20
+        logging.info("[Encore] %d trajectories take %.0f MiB in %s until the calibration is done", trajectories, needed, FOLDER.name)
+        shelf = shelf_of(sampling, seed, FOLDER / f"{name}.unfinished")
+        found = calibrate(sampling, name, trajectories, seed, wanted, shelf)
         save(found, path)
-        return io.NodeOutput(name, ui={"text": [f"{path.name}: {trajectories} trajectories of {sampling.steps} steps"]})
+        told = [f"{path.name}: {trajectories} trajectories of {sampling.steps} steps"]
+        told += [f"computing {len(k.plan.computed)}: expected error {k.plan.error:.4f}" for k in found.plans]
+        return io.NodeOutput(name, ui={"text": ["; ".join(told)]})
+
+
+def speeds_of(text: str) -> list[float]:
+    """The numbers of a list such as "2, 3". Raises CacheError for anything else."""
+    try:
+        speeds = [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise CacheError(f"Speeds are numbers with commas between them, such as 2, 3, and not {text!r}.") from error
+    if any(not 1.0 < speed <= 6.0 for speed in speeds):
+        raise CacheError(f"Speeds to rehearse lie above 1 and up to 6, and these are {speeds}. Leave the others out.")
+    return speeds
 
 
 def names() -> list[str]:

@@ -258,7 +258,7 @@ def test_the_universal_calibration_fits_any_schedule(real):
     family, model, settings, _ = real
     for steps in (12, 20, 33):
         ledgers = []
-        host_models.sample(attach(model, p.trace(2.0), ledgers.append), family, steps=steps, cfg=settings["cfg"])
+        host_models.sample(attach(model, p.trace(2.0, guarded=False), ledgers.append), family, steps=steps, cfg=settings["cfg"])
         assert ledgers[0].computed == budget(steps, 2.0)
 
 
@@ -274,7 +274,7 @@ def test_the_node_writes_a_calibration_that_the_other_node_samples_by(tmp_path, 
     model, latent = host_models.make("flux"), {"samples": torch.zeros(1, *host_models.LATENT["flux"])}
     settings = {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
     told = {"positive": host_models.prompt(5, 11), "negative": host_models.prompt(5, 12)}
-    trace_nodes.EncoreCalibrate.execute(model, latent_image=latent, trajectories=2, seed=3, name="mine", **told, **settings)
+    trace_nodes.EncoreCalibrate.execute(model, latent_image=latent, trajectories=2, seed=3, name="mine", speeds="1.4", **told, **settings)
     assert trace_nodes.names() == ["mine"]
     assert load(tmp_path / "mine.safetensors").statistics.trajectories == 2
     known = load(tmp_path / "mine.safetensors")

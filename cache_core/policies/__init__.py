@@ -12,9 +12,10 @@ from .magnitude import Magnitude
 from .paced import Carried, Paced
 from .place import PerBranch, PerPlace
 from .rate import OutputRate
-from .traced import Collected, Traced
+from .traced import ALARM, Collected, Rehearsing, Traced
 
 __all__ = [
+    "ALARM",
     "AccumulatedError",
     "AtMost",
     "Budget",
@@ -34,6 +35,7 @@ __all__ = [
     "PerBranch",
     "PerPlace",
     "Policy",
+    "Rehearsing",
     "Retained",
     "Scheduled",
     "Steps",

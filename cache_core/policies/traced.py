@@ -1,39 +1,70 @@
-"""The policies of TRACE: the mask of a calibration, and the one that computes all and collects what a calibration is made of."""
+"""The policies of TRACE: a plan's mask with a guard, and those that record what a calibration is made of."""
 
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..errors import RecipeError
-from ..masks import budget
-from ..trace import Calibration, Trajectory, plan
-from ..types import Observation, Schedule, Verdict
+from ..measure import scalar
+from ..trace import Plan, Planner, Trajectory
+from ..types import Observation, Probe, Schedule, Verdict
 from .fixed import Fixed, Never
+
+ALARM = 3.0  # times the expected error of an order-1 forecast at a computed step: there the next step is computed too
 
 
 @dataclass(frozen=True, slots=True)
-class Traced(Fixed):
-    """Compute the largest number of steps below total / `speed`, those of `calibration`'s searched mask nearest to that share."""
+class Exam:
+    """The newest computed step and the error that an order-1 forecast of it had, a scalar [] on its device."""
 
-    calibration: Calibration
-    speed: float
+    step: int
+    error: Tensor
 
-    def __post_init__(self) -> None:
-        if not self.speed >= 1.0:
-            raise RecipeError(f"A pace needs a speed of 1 (compute all) or more, not {self.speed}.")
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """Compute the steps of the planner's plan, and the step after one whose exam went wrong.
+
+    Closed loop: at every computed step an order-1 forecast is examined, as `Plan.exams` expects it. An error over `alarm`
+    times the expected one says that this picture moves in other ways than the calibration's, and the next step, which the plan
+    would forecast, is computed. `alarm` 0 leaves the guard out.
+    """
+
+    planner: Planner
+    alarm: float = ALARM
+
+    @property
+    def probe(self) -> Probe:
+        return Probe.NOTHING
+
+    def init(self) -> Exam | None:
+        return None
+
+    def propose(self, state: Exam | None, seen: Observation) -> tuple[Verdict, Exam | None]:
+        schedule, step = seen.step.schedule, seen.step.index
+        plan = self.planner.plan(schedule)
+        if plan is None:
+            return Verdict(False, self.planner.why(schedule)), None
+        if step in plan.computed:
+            return Verdict(False, f"plan computes step {step}"), None
+        excess = self._excess(plan, state)
+        if excess > 1.0:
+            assert state is not None, "there was an exam"
+            return Verdict(False, f"step {state.step} was {excess * self.alarm:.1f} times as far off as expected", excess), None
+        return Verdict(True, f"plan forecasts step {step}", excess or None), None
+
+    def settle(self, state: Exam | None, seen: Observation, output: Tensor | None) -> Exam | None:
+        return None if output is None or seen.error is None else Exam(seen.step.index, seen.error)
 
     def computed(self, schedule: Schedule) -> frozenset[int]:
-        """The steps of `schedule` that are computed."""
-        count = budget(schedule.total, self.speed)
-        return frozenset(range(schedule.total)) if count == schedule.total else plan(self.calibration, schedule, count).computed
+        """The steps of `schedule` that are computed if the guard is never heard."""
+        plan = self.planner.plan(schedule)
+        return frozenset(range(schedule.total)) if plan is None else plan.computed
 
-    def decide(self, seen: Observation) -> Verdict:
-        schedule = seen.step.schedule
-        if budget(schedule.total, self.speed) == schedule.total:
-            small = self.speed > 1.0
-            return Verdict(False, f"{schedule.total} steps are too few to reuse any" if small else "speed 1 computes all")
-        reuse = seen.step.index not in self.computed(schedule)
-        return Verdict(reuse, f"plan {'forecasts' if reuse else 'computes'} step {seen.step.index}")
+    def _excess(self, plan: Plan, exam: Exam | None) -> float:
+        """The exam's error over the limit; 0 without an exam, or where none was expected."""
+        if exam is None or self.alarm <= 0.0 or plan.exams.get(exam.step, 0.0) <= 0.0:
+            return 0.0
+        return scalar(exam.error) / (self.alarm * plan.exams[exam.step])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,3 +77,19 @@ class Collected(Never):
         assert seen.x is not None, "collected at the site guided"
         assert output is not None, "everything is computed"
         self.into.add(seen.step.sigma, seen.x, output)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rehearsing(Fixed):
+    """Follow `plan`, and add each computed evaluation to the trajectory `into`."""
+
+    plan: Plan
+    into: Trajectory
+
+    def decide(self, seen: Observation) -> Verdict:
+        return Verdict(seen.step.index not in self.plan.computed, "rehearsing")
+
+    def settle(self, state: None, seen: Observation, output: Tensor | None) -> None:
+        assert seen.x is not None, "rehearsed at the site guided"
+        if output is not None:
+            self.into.add(seen.step.sigma, seen.x, output)

@@ -7,25 +7,23 @@ import torch
 from torch import Tensor
 
 from ..history import History
-from ..masks import budget
-from ..trace import Calibration, Plan, plan
+from ..trace import Plan, Planner
 from ..trace.bands import join
 from ..trace.fit import DEPTH
-from ..types import Observation
+from ..types import Observation, Schedule
 from .base import Predictor
 from .polynomial import Lagrange
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted(Predictor):
-    """Answers with the weights of `calibration`'s plan for the schedule at hand and for `speed`, at computed steps too.
+    """Answers with the weights of the planner's plan for the schedule at hand, at computed steps too.
 
-    Where the steps computed so far are not the plan's (a guard computed more, the sampler evaluates between steps), its
-    weights are not for them: forecasts are of order 1 then, and computed velocities pass as they are.
+    Where other steps than the plan's were computed (a guard wanted more), weights are fitted anew for those. Where the solver
+    evaluates between the schedule's steps, forecasts are of order 1 and computed velocities pass as they are.
     """
 
-    calibration: Calibration
-    speed: float
+    planner: Planner
 
     @property
     def depth(self) -> int:
@@ -36,28 +34,41 @@ class Fitted(Predictor):
         return True
 
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
-        found = self._weights(history, seen)
-        if found is None:
+        found = self._plan(history, seen)
+        if found is None or seen.step.index not in found.weights or seen.step.index in found.computed:  # an exam is of order 1
             return Lagrange(1).predict(history, seen, x)
-        plan_, weights = found
-        return combine(history, weights, x, plan_.levels)
+        return combine(history, found.weights[seen.step.index], x, found.levels)
 
     def correct(self, history: History, seen: Observation, x: Tensor, feature: Tensor) -> Tensor:
-        found = self._weights(history, seen)
-        return feature if found is None else combine(history, found[1], x, found[0].levels)
+        found = self._plan(history, seen)
+        if found is None or seen.step.index not in found.weights:
+            return feature
+        return combine(history, found.weights[seen.step.index], x, found.levels)
 
-    def _weights(self, history: History, seen: Observation) -> tuple[Plan, Sequence[Sequence[float]]] | None:
-        """The plan's weights at this step, if the anchors are those they were fitted for."""
+    def _plan(self, history: History, seen: Observation) -> Plan | None:
+        """The plan whose anchors are those in `history`: the planner's, or one amended to them."""
         schedule, index = seen.step.schedule, seen.step.index
-        count = budget(schedule.total, self.speed)
-        if count == schedule.total:
+        plan = self.planner.plan(schedule)
+        anchors = tuple(steps_of(history.times[-DEPTH:], schedule))
+        if plan is None or None in anchors or not on_step(seen.step.sigma, schedule.sigmas[index]):
             return None
-        plan_ = plan(self.calibration, schedule, count)
-        wanted = tuple(schedule.sigmas[step] for step in plan_.anchors.get(index, ()))
-        times = history.times[-DEPTH:]
-        fits = len(wanted) == len(times) and all(abs(a - b) <= 1e-4 * a for a, b in zip(wanted, times, strict=True))
-        on_step = abs(seen.step.sigma - schedule.sigmas[index]) <= 1e-4 * seen.step.sigma
-        return (plan_, plan_.weights[index]) if fits and on_step else None
+        steps = [step for step in anchors if step is not None]
+        if plan.anchors.get(index) == anchors or (index in plan.computed and steps[-1] != index):
+            return plan
+        before = {step for step in plan.computed if step < steps[0]}
+        after = {step for step in plan.computed if step > max(index, steps[-1])}
+        return self.planner.amended(schedule, frozenset({0} | before | after | set(steps)))
+
+
+def steps_of(times: Sequence[float], schedule: Schedule) -> list[int | None]:
+    """The steps of `schedule` that start at the noise levels `times`; None for one that no step starts at."""
+    steps = [schedule.index(time) for time in times]
+    return [step if on_step(time, schedule.sigmas[step]) else None for step, time in zip(steps, times, strict=True)]
+
+
+def on_step(sigma: float, start: float) -> bool:
+    """Whether an evaluation at noise level `sigma` is one at the `start` of a step."""
+    return abs(sigma - start) <= 1e-4 * sigma
 
 
 def combine(history: History, weights: Sequence[Sequence[float]], x: Tensor, levels: Sequence[int]) -> Tensor:

@@ -1,16 +1,27 @@
 """TRACE, our method: trajectory-return forecasts in closed form, from inner products along uncached trajectories."""
 
-from .calibration import Calibration, Levels, load, plan, save, universal
-from .collect import SPEEDS, Trajectory, calibrated
+from .calibration import Calibration, Levels, Rehearsed, load, plan, save, universal
+from .collect import SPEEDS, Trajectory, calibrated, rehearsed
 from .fit import Plan, fit
+from .planner import ForQuality, ForSpeed, Given, Planner
+from .rehearse import Rehearsal, rehearse
 from .search import cost, even, search
+from .shelf import Kept, Shelf
 from .statistics import Statistics
 
 __all__ = [
     "SPEEDS",
     "Calibration",
+    "ForQuality",
+    "ForSpeed",
+    "Given",
+    "Kept",
     "Levels",
     "Plan",
+    "Planner",
+    "Rehearsal",
+    "Rehearsed",
+    "Shelf",
     "Statistics",
     "Trajectory",
     "calibrated",
@@ -19,6 +30,8 @@ __all__ = [
     "fit",
     "load",
     "plan",
+    "rehearse",
+    "rehearsed",
     "save",
     "search",
     "universal",

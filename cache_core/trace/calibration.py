@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from .fit import Plan, fit
 from .search import even
 from .statistics import Statistics
 
-FORMAT = 1
+FORMAT = 2
 UNIVERSAL = Path(__file__).parent / "universal.safetensors"
 
 
@@ -40,14 +41,28 @@ class Levels:
         return self.sigmas[step]
 
 
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """A plan that was rehearsed on the schedule of `sigmas`, and is for that one alone."""
+
+    sigmas: tuple[float, ...]
+    plan: Plan
+
+    def fits(self, schedule: Schedule, count: int) -> bool:
+        """Whether it computes `count` steps of this very schedule."""
+        same = len(self.sigmas) == len(schedule.sigmas) and len(self.plan.computed) == count
+        return same and all(abs(a - b) <= 1e-4 * max(a, 1e-3) for a, b in zip(self.sigmas, schedule.sigmas, strict=True))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Statistics, masks from the sparsest to the densest, and `about`: model, sampler, cfg and size that they come from."""
+    """Statistics, masks from the sparsest to the densest, plans that were rehearsed, and `about`: where all that comes from."""
 
     name: str
     statistics: Statistics
     masks: tuple[Levels, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
+    plans: tuple[Rehearsed, ...] = ()
 
     def computed(self, schedule: Schedule, count: int) -> frozenset[int]:
         """`count` steps of `schedule` to compute: the searched mask of the nearest share, placed alike along sigma."""
@@ -60,8 +75,15 @@ class Calibration:
 
 @lru_cache(maxsize=64)
 def plan(calibration: Calibration, schedule: Schedule, count: int) -> Plan:
-    """The mask of `count` computed steps for `schedule` and the weights fitted to it: some milliseconds, then remembered."""
-    return fit(calibration.statistics.at(schedule), calibration.computed(schedule, count))
+    """A rehearsed plan of `count` computed steps of `schedule`, or else one fitted now: some milliseconds, then remembered."""
+    rehearsed = next((known.plan for known in calibration.plans if known.fits(schedule, count)), None)
+    return rehearsed or fit(calibration.statistics.at(schedule), calibration.computed(schedule, count))
+
+
+@lru_cache(maxsize=256)
+def refitted(calibration: Calibration, schedule: Schedule, computed: frozenset[int]) -> Plan:
+    """A plan for any mask: some milliseconds, then remembered."""
+    return fit(calibration.statistics.at(schedule), computed)
 
 
 def save(calibration: Calibration, path: Path) -> None:
@@ -75,6 +97,7 @@ def save(calibration: Calibration, path: Path) -> None:
         "levels": statistics.levels,
         "trajectories": statistics.trajectories,
         "masks": [{"sigmas": mask.sigmas, "total": mask.total} for mask in calibration.masks],
+        "plans": [{"sigmas": known.sigmas, **_plain(known.plan)} for known in calibration.plans],
         "about": dict(calibration.about),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +124,31 @@ def load(path: Path) -> Calibration:
         tuple(header["sigmas"]), gram.double().numpy(), tuple(header["levels"]), float(header["end"]), int(header["trajectories"])
     )
     masks = tuple(Levels(tuple(mask["sigmas"]), int(mask["total"])) for mask in header["masks"])
-    return Calibration(header["name"], statistics, masks, header["about"])
+    plans = tuple(Rehearsed(tuple(known["sigmas"]), _plan(known)) for known in header["plans"])
+    return Calibration(header["name"], statistics, masks, header["about"], plans)
+
+
+def _plain(made: Plan) -> dict[str, Any]:
+    """A plan as JSON has it."""
+    steps = {str(step): {"anchors": made.anchors[step], "weights": rows} for step, rows in made.weights.items()}
+    return {"computed": sorted(made.computed), "steps": steps, "levels": made.levels, "error": made.error, "exams": _keyed(made.exams)}
+
+
+def _keyed(by_step: Mapping[int, float]) -> dict[str, float]:
+    return {str(step): value for step, value in by_step.items()}
+
+
+def _plan(found: Mapping[str, Any]) -> Plan:
+    """The plan that `_plain` wrote."""
+    steps = {int(step): entry for step, entry in found["steps"].items()}
+    return Plan(
+        frozenset(found["computed"]),
+        MappingProxyType({step: tuple(map(tuple, entry["weights"])) for step, entry in steps.items()}),
+        MappingProxyType({step: tuple(entry["anchors"]) for step, entry in steps.items()}),
+        tuple(found["levels"]),
+        float(found["error"]),
+        MappingProxyType({int(step): value for step, value in found["exams"].items()}),
+    )
 
 
 @lru_cache(maxsize=1)

@@ -1,14 +1,17 @@
 """Collects the trajectories of uncached samplings, one batch at a time."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..errors import CacheError
 from ..masks import budget
-from .calibration import Calibration, Levels
+from ..types import Schedule
+from .calibration import Calibration, Levels, Rehearsed, plan
+from .fit import Plan
+from .rehearse import ROUNDS, Rehearsal, rehearse
 from .search import cost, search
 from .statistics import Statistics
 
@@ -56,3 +59,12 @@ def calibrated(
 ) -> Calibration:
     """A calibration of `statistics` with its masks searched."""
     return Calibration(name, statistics, masks(statistics, tries, watch), about)
+
+
+def rehearsed(calibration: Calibration, speeds: Iterable[float], perform: Callable[[Plan], Rehearsal], rounds: int = ROUNDS) -> Calibration:
+    """The same with plans for `speeds` that were rehearsed on its own schedule; `perform` samples all its prompts with a plan."""
+    statistics = calibration.statistics
+    schedule = Schedule((*statistics.sigmas, statistics.end))
+    counts = sorted({budget(schedule.total, speed) for speed in speeds} - {schedule.total})
+    plans = [rehearse(statistics, plan(calibration, schedule, count), perform, rounds) for count in counts]
+    return replace(calibration, plans=tuple(Rehearsed(schedule.sigmas, made) for made in plans))

@@ -9,8 +9,8 @@ solvers towards a teacher's states by gradient descent; L2P (arXiv:2604.26365) f
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -19,10 +19,11 @@ from .statistics import Array, Statistics
 
 DEPTH = 3  # computed velocities kept
 RIDGE = 1e-4  # times the mean square of the regressors, towards order 1
-# What a computed velocity is taken to do when the latent is off by d: it moves by SLOPE d, and by UNKNOWN / (1 - sigma) |d| in a
-# direction that nobody foretells. Chosen on demo-flux; without it a search trusts long reaches in the noisy steps.
-SLOPE = -0.75
-UNKNOWN = 0.28
+# What a computed velocity is taken to do where the latent is off by d: with r = 1 / max(1 - sigma, NEAREST) it moves by SLOPE r d, and by
+# UNKNOWN r |d| in a direction that nobody foretells. `Rehearsal` measures what it really does; a search goes by this.
+SLOPE = -1.0
+UNKNOWN = 0.37
+NEAREST = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Plan:
     """A mask and, for each step with two anchors or more, the weights [bands, anchors + 1] of the anchors, oldest first, then of x.
 
     `anchors` are the steps that those weights are for. `error` is the expected distance of the final latent from the
-    uncached one, as a share of its norm.
+    uncached one, as a share of its norm. `exams` are the relative errors that an order-1 forecast is expected to have at
+    computed steps.
     """
 
     computed: frozenset[int]
@@ -38,6 +40,7 @@ class Plan:
     anchors: Mapping[int, tuple[int, ...]]
     levels: tuple[int, ...]
     error: float
+    exams: Mapping[int, float] = field(default_factory=dict)
 
 
 def order_one(times: Array, time: float) -> Array:
@@ -51,70 +54,115 @@ def order_one(times: Array, time: float) -> Array:
 def fit(statistics: Statistics, computed: Iterable[int], depth: int = DEPTH, ridge: float = RIDGE, fitted: bool = True) -> Plan:
     """Follow a sampling that computes the steps `computed` and fit its weights on the way; unless `fitted`, leave them at order 1."""
     mask = sorted(computed)
+    space = Guessed(statistics, len(mask))
+    return follow(space, statistics, mask, depth, space.solver(ridge) if fitted else _prior)
+
+
+# Weights [bands, anchors + 1] for a step, from the parts [bands, anchors + 1, basis], the goal [bands, basis] and the prior [anchors + 1].
+Choice = Callable[[int, Array, Array, Array], Array]
+
+
+def follow(space: "Space", statistics: Statistics, mask: Sequence[int], depth: int, choose: Choice) -> Plan:
+    """The plan of a cached sampling in `space` whose weights `choose` gives, step after step."""
     sigmas = np.array([*statistics.sigmas, statistics.end])
-    space = _Space(statistics, len(mask))
     student, teacher = space.start(), space.start()
     known: list[tuple[int, Array]] = []
-    weights, anchors = {}, {}
+    weights, anchors, exams = {}, {}, {}
     for n in range(len(sigmas) - 1):
         stride = sigmas[n + 1] - sigmas[n]
         truth = space.velocity(n)
         if n in mask:
-            known = [*known, (n, space.seen(truth, student - teacher, sigmas[n]))][-depth:]
+            seen = space.seen(n, student, student - teacher, sigmas[n])
+            if len(known) > 1:
+                line = order_one(sigmas[[step for step, _ in known]], sigmas[n])[:-1]
+                forecast = np.einsum("p,gpm->gm", line, np.stack([part for _, part in known], 1))
+                exams[n] = math.sqrt(space.square(forecast - seen) / space.square(seen))
+            known = [*known, (n, seen)][-depth:]
         goal = (teacher + stride * truth - student) / stride
         answer = known[-1][1]
         if len(known) > 1:
             prior = order_one(sigmas[[step for step, _ in known]], sigmas[n])
             parts = np.stack([*(part for _, part in known), student], 1)  # [bands, anchors + 1, basis]
-            found = space.solve(parts, goal, prior, ridge) if fitted else np.tile(prior, (len(parts), 1))
+            found = choose(n, parts, goal, prior)
             answer = np.einsum("gp,gpm->gm", found, parts)
             weights[n], anchors[n] = tuple(map(tuple, found.tolist())), tuple(step for step, _ in known)
         student, teacher = student + stride * answer, teacher + stride * truth
     error = math.sqrt(space.square(student - teacher) / space.square(teacher))
-    return Plan(frozenset(mask), MappingProxyType(weights), MappingProxyType(anchors), statistics.levels, error)
+    return Plan(frozenset(mask), MappingProxyType(weights), MappingProxyType(anchors), statistics.levels, error, MappingProxyType(exams))
 
 
-class _Space:
-    """The span of noise, the teacher's velocities, and one unforeseen direction for each computed step, per band."""
+def response(sigma: float) -> tuple[float, float]:
+    """Slope and unknown part of what the velocity at `sigma` is taken to answer to drift."""
+    reach = 1.0 / max(1.0 - sigma, NEAREST)
+    return SLOPE * reach, UNKNOWN * reach
 
-    def __init__(self, statistics: Statistics, computed: int) -> None:
-        bands, size = statistics.gram.shape[:2]
-        self.gram = np.zeros((bands, size + computed, size + computed))
-        self.gram[:, :size, :size] = statistics.gram
-        self.gram[:, range(size, size + computed), range(size, size + computed)] = 1.0
-        self._next = size
+
+def _prior(step: int, parts: Array, goal: Array, prior: Array) -> Array:
+    return np.tile(prior, (len(parts), 1))
+
+
+class Space:
+    """The span of the starting noise, the teacher's velocities and what else `gram` [bands, basis, basis] has, per band."""
+
+    def __init__(self, gram: Array) -> None:
+        self.gram = gram
 
     def start(self) -> Array:
         """The starting noise [bands, basis]."""
-        return self._unit(0)
+        return self.unit(0)
 
     def velocity(self, n: int) -> Array:
         """The teacher's n-th velocity [bands, basis]."""
-        return self._unit(1 + n)
+        return self.unit(1 + n)
 
-    def seen(self, truth: Array, drift: Array, sigma: float) -> Array:
-        """The velocity [bands, basis] that the model gives where the student is off by `drift`."""
-        result: Array = truth + SLOPE * drift
-        size = np.sqrt(np.maximum(np.einsum("gm,gmk,gk->g", drift, self.gram, drift), 0.0))
-        result[:, self._next] += UNKNOWN / max(1.0 - sigma, 0.02) * size
-        self._next += 1
-        return result
+    def seen(self, n: int, student: Array, drift: Array, sigma: float) -> Array:
+        """The velocity [bands, basis] that the model gives at step n to the `student`, who is off by `drift`."""
+        raise NotImplementedError
 
-    def solve(self, parts: Array, goal: Array, prior: Array, ridge: float) -> Array:
-        """argmin_w |w parts - goal|^2 + ridge mean|parts|^2 |w - prior|^2 per band, [bands, anchors + 1]."""
-        weighted = parts @ self.gram
-        square = weighted @ parts.transpose(0, 2, 1)
-        count = square.shape[1]
-        pull = ridge * np.trace(square, axis1=1, axis2=2)[:, None] / count + 1e-300
-        right = np.einsum("gpm,gm->gp", weighted, goal) + pull * prior
-        result: Array = np.linalg.solve(square + pull[..., None] * np.eye(count), right[..., None])[..., 0]
-        return result
+    def solver(self, ridge: float) -> Choice:
+        """argmin_w |w parts - goal|^2 + ridge mean|parts|^2 |w - prior|^2 per band."""
+
+        def solve(step: int, parts: Array, goal: Array, prior: Array) -> Array:
+            weighted = parts @ self.gram
+            square = weighted @ parts.transpose(0, 2, 1)
+            count = square.shape[1]
+            pull = ridge * np.trace(square, axis1=1, axis2=2)[:, None] / count + 1e-300
+            right = np.einsum("gpm,gm->gp", weighted, goal) + pull * prior
+            result: Array = np.linalg.solve(square + pull[..., None] * np.eye(count), right[..., None])[..., 0]
+            return result
+
+        return solve
+
+    def sizes(self, vector: Array) -> Array:
+        """Norms [bands] of [bands, basis]."""
+        squares: Array = np.einsum("gm,gmk,gk->g", vector, self.gram, vector)
+        return np.sqrt(np.maximum(squares, 0.0))
 
     def square(self, vector: Array) -> float:
         """Squared norm over all bands of [bands, basis]."""
-        return max(float(np.einsum("gm,gmk,gk->", vector, self.gram, vector)), 0.0)
+        return float((self.sizes(vector) ** 2).sum())
 
-    def _unit(self, index: int) -> Array:
+    def unit(self, index: int) -> Array:
+        """The basis' vector number `index`, in all bands."""
         vector = np.zeros(self.gram.shape[:2])
         vector[:, index] = 1.0
         return vector
+
+
+class Guessed(Space):
+    """The teacher's span, with one unforeseen direction for each computed step: what the model answers off the path is guessed."""
+
+    def __init__(self, statistics: Statistics, computed: int) -> None:
+        bands, size = statistics.gram.shape[:2]
+        gram = np.zeros((bands, size + computed, size + computed))
+        gram[:, :size, :size] = statistics.gram
+        gram[:, range(size, size + computed), range(size, size + computed)] = 1.0
+        super().__init__(gram)
+        self._next = size
+
+    def seen(self, n: int, student: Array, drift: Array, sigma: float) -> Array:
+        slope, unknown = response(sigma)
+        result: Array = self.velocity(n) + slope * drift
+        result[:, self._next] += unknown * self.sizes(drift)
+        self._next += 1
+        return result

@@ -1,0 +1,240 @@
+"""TRACE's closed loop: rehearsals against real roll-outs, the guard, plans for an error, and weights for steps that nobody planned."""
+
+import math
+
+import host_models
+import pytest
+import torch
+from pack.cache_core import CacheError, RecipeError, Schedule
+from pack.cache_core import published as p
+from pack.cache_core.history import History, Placement
+from pack.cache_core.masks import budget
+from pack.cache_core.policies import ALARM, Traced
+from pack.cache_core.predictors import Fitted
+from pack.cache_core.trace import (
+    ForQuality,
+    ForSpeed,
+    Given,
+    Rehearsal,
+    Shelf,
+    Statistics,
+    Trajectory,
+    calibrated,
+    fit,
+    load,
+    plan,
+    rehearse,
+    rehearsed,
+    save,
+    universal,
+)
+from pack.cache_core.trace.bands import LEVELS
+from pack.cache_core.trace.calibration import refitted
+from pack.cache_core.types import Observation, Step
+from pack.nodes import trace as trace_nodes
+from pack.nodes.adapters.host import attach
+from policy_runs import flow
+
+MASK = [0, 4, 8, 12, 16, 19]
+
+
+class World:
+    """A model in closed form on latents [6, 4, 8, 8]: a smooth path, and an answer to drift that mixes channels."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        random = torch.Generator().manual_seed(5)
+        self.sigmas = schedule.sigmas
+        self.start, *self.bases = (torch.randn(6, 4, 8, 8, generator=random) for _ in range(6))
+        self.mixing = torch.randn(4, 4, generator=random)
+        self.teacher, x = [self.start], self.start
+        for n, sigma in enumerate(self.sigmas[:-1]):
+            x = x + (self.sigmas[n + 1] - sigma) * self.path(sigma)
+            self.teacher.append(x)
+
+    def path(self, sigma: float) -> torch.Tensor:
+        waves = (1.0, sigma, math.sin(7 * sigma), math.cos(11 * sigma), math.exp(-4 * sigma))
+        return sum(wave * base for wave, base in zip(waves, self.bases, strict=True))
+
+    def velocity(self, n: int, x: torch.Tensor) -> torch.Tensor:
+        drift = x - self.teacher[n]
+        return self.path(self.sigmas[n]) - drift + torch.einsum("ij,bjhw->bihw", self.mixing, drift)
+
+    def velocities(self) -> list[torch.Tensor]:
+        return [self.path(sigma) for sigma in self.sigmas[:-1]]
+
+    def sample(self, made) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The final latent of a cached sampling by the plan `made`, and the velocities that it computed."""
+        x, known, computed = self.start, [], []
+        for n, sigma in enumerate(self.sigmas[:-1]):
+            if n in made.computed:
+                computed.append(self.velocity(n, x))
+                known = [*known, computed[-1]][-3:]
+            v = known[-1]
+            if n in made.weights:
+                (row,) = made.weights[n]
+                v = sum(weight * part for weight, part in zip(row, [*known, x], strict=True))
+            x = x + (self.sigmas[n + 1] - sigma) * v
+        return x, computed
+
+    def error(self, made) -> float:
+        return float((self.sample(made)[0] - self.teacher[-1]).norm() / self.teacher[-1].norm())
+
+    def perform(self, made) -> Rehearsal:
+        return Rehearsal.of(made, self.start, self.velocities(), self.sample(made)[1])
+
+
+@pytest.fixture
+def world():
+    return World(flow(20))
+
+
+def of(world: World) -> Statistics:
+    return Statistics.of(world.start, world.velocities(), world.sigmas[:-1], (), 0.0)
+
+
+def test_a_rehearsal_tells_the_error_that_the_sampling_had(world):
+    made = fit(of(world), MASK)
+    outcome = world.perform(made).outcome(of(world))
+    assert outcome.error == pytest.approx(world.error(made), rel=0.01)
+    assert outcome.weights == made.weights
+
+
+def test_a_plan_refitted_to_a_rehearsal_comes_closer_than_a_guessed_one(world):
+    guessed = fit(of(world), MASK)
+    best = rehearse(of(world), guessed, world.perform)
+    assert best.computed == guessed.computed
+    assert world.error(best) < 0.8 * world.error(guessed)
+    assert best.error == pytest.approx(world.error(best), rel=0.01)
+
+
+def test_rehearsals_never_return_a_plan_that_was_seen_to_be_worse(world):
+    guessed = fit(of(world), MASK)
+    assert rehearse(of(world), guessed, world.perform, rounds=1).weights == guessed.weights
+
+
+def test_a_rehearsal_by_a_sampler_of_more_evaluations_is_refused(world):
+    made = fit(of(world), MASK)
+    with pytest.raises(CacheError, match="velocities"):
+        Rehearsal.of(made, world.start, world.velocities(), world.velocities())
+
+
+def test_rehearsed_plans_come_back_from_the_file_and_serve_their_schedule_alone(world, tmp_path):
+    schedule = flow(20)
+    made = rehearsed(calibrated("mine", of(world), {}, tries=5), (2.0, 3.0), world.perform, rounds=2)
+    save(made, tmp_path / "c.safetensors")
+    back = load(tmp_path / "c.safetensors")
+    count = budget(20, 3.0)
+    assert back.plans == made.plans
+    assert plan(back, schedule, count).weights == made.plans[0].plan.weights
+    assert plan(back, flow(20, start=0.9), count).weights != made.plans[0].plan.weights
+    assert plan(back, schedule, count + 1).weights == fit(back.statistics, back.computed(schedule, count + 1)).weights
+
+
+def test_a_plan_for_an_error_computes_the_fewest_steps_that_keep_it(world):
+    known, schedule = calibrated("mine", of(world), {}, tries=20), flow(20)
+    limit = 1.01 * plan(known, schedule, 9).error
+    found = ForQuality(known, limit).plan(schedule)
+    assert found.error <= limit
+    assert 5 < len(found.computed) <= 9
+    assert all(plan(known, schedule, count).error > limit for count in range(5, len(found.computed)))
+    assert ForQuality(known, 0.0).plan(schedule) is None
+    with pytest.raises(RecipeError, match="expected error is 0"):
+        ForQuality(known, -1.0)
+
+
+def seen(schedule: Schedule, index: int) -> Observation:
+    return Observation(Step(schedule, schedule.sigmas[index], index), None, 0, 0)
+
+
+def kept(world: World, steps: list[int]) -> History:
+    history = History(3, Placement())
+    for step in steps:
+        history.push(world.sigmas[step], world.path(world.sigmas[step]))
+    return history
+
+
+def test_where_other_steps_were_computed_weights_are_fitted_for_those(world):
+    known, schedule = calibrated("mine", of(world), {}, tries=5), flow(20)
+    planner = ForSpeed(known, 3.0)
+    planned = planner.plan(schedule)
+    extra = next(n for n in range(4, 18) if n not in planned.computed and n + 1 not in planned.computed)
+    steps = [*sorted(n for n in planned.computed if n < extra)[-2:], extra]
+    amended = refitted(known, schedule, planned.computed | {extra})
+    assert amended.anchors[extra + 1] == tuple(steps)
+    x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    (row,) = amended.weights[extra + 1]
+    wanted = sum(weight * part for weight, part in zip(row, [*(world.path(world.sigmas[n]) for n in steps), x], strict=True))
+    torch.testing.assert_close(Fitted(planner).predict(kept(world, steps), seen(schedule, extra + 1), x), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("factor", "reuse"), [(0.9, True), (1.1, False)])
+def test_an_exam_beyond_the_alarm_has_the_next_step_computed_once(world, factor, reuse):
+    known, schedule = calibrated("mine", of(world), {}, tries=5), flow(20)
+    policy = Traced(ForSpeed(known, 3.0))
+    planned = policy.planner.plan(schedule)
+    step = next(n for n in sorted(planned.exams) if n + 1 < 20 and n + 1 not in planned.computed)
+    error = torch.tensor(factor * ALARM * planned.exams[step])
+    state = policy.settle(policy.init(), Observation(Step(schedule, schedule.sigmas[step], step), None, 0, 3, error=error), torch.zeros(1))
+    verdict, state = policy.propose(state, seen(schedule, step + 1))
+    assert verdict.reuse is reuse
+    assert ("as far off as expected" in verdict.reason) is not reuse
+    assert verdict.score == pytest.approx(factor, rel=1e-3)
+    assert policy.propose(state, seen(schedule, step + 1))[0].reuse, "heard once"
+    assert Traced(policy.planner, 0.0).propose(policy.settle(None, seen(schedule, step), None), seen(schedule, step + 1))[0].reuse
+
+
+def test_trajectories_on_the_shelf_are_those_of_their_key(world, tmp_path):
+    shelf, into = Shelf(tmp_path / "unfinished", "a key"), Trajectory()
+    for n, sigma in enumerate(world.sigmas[:-1]):
+        into.add(sigma, world.teacher[n], world.path(sigma))
+    put = shelf.put(2, into, LEVELS, 0.0)
+    found = shelf.get(2, LEVELS)
+    assert torch.equal(found.velocities, put.velocities)
+    assert (found.statistics.gram == put.statistics.gram).all()
+    assert found.statistics.sigmas == pytest.approx(world.sigmas[:-1])
+    assert shelf.get(1, LEVELS) is None
+    assert Shelf(shelf.folder, "another key").get(2, LEVELS) is None
+    (shelf.folder / "2.safetensors").write_bytes(b"cut off")
+    assert shelf.get(2, LEVELS) is None
+    shelf.clear()
+    assert not shelf.folder.exists()
+
+
+@pytest.mark.host
+def test_a_model_unlike_the_calibrations_is_computed_more_often_and_the_report_says_why():
+    model, ledgers = host_models.make("wan"), []
+    for guarded in (True, False):
+        host_models.sample(attach(model, p.trace(3.0, guarded=guarded), ledgers.append), "wan", steps=20, cfg=3.0)
+    guarded, free = ledgers
+    assert free.computed == budget(20, 3.0) < guarded.computed
+    assert any("as far off as expected" in entry.reason for entry in guarded.entries)
+
+
+@pytest.mark.host
+def test_a_rehearsal_through_the_host_computes_the_plan(world):
+    model, into = host_models.make("flux"), Trajectory()
+    host_models.sample(attach(model, p.collect(into)), "flux", steps=12)
+    known, student = calibrated("tiny", into.statistics(LEVELS, 0.0), {}, tries=5), Trajectory()
+    made = plan(known, Schedule((*known.statistics.sigmas, 0.0)), 6)
+    final = host_models.sample(attach(model, p.rehearse(made, student)), "flux", steps=12)
+    assert len(student.velocities) == 6
+    outcome = Rehearsal.of(made, into.start, into.velocities, student.velocities).outcome(known.statistics)
+    uncached = host_models.sample(model, "flux", steps=12)
+    assert outcome.error == pytest.approx(float((final - uncached).norm() / uncached.norm()), rel=0.05)
+    assert Given(made).plan(flow(12)) is made
+
+
+def test_what_ships_expects_an_exam_at_every_computed_step_but_the_first_two():
+    found = plan(universal(), flow(50), 24)
+    assert set(found.exams) == set(sorted(found.computed)[2:])
+
+
+@pytest.mark.parametrize(("text", "speeds"), [("2, 3", [2.0, 3.0]), ("", []), ("1.5,", [1.5])])
+def test_speeds_are_read_from_a_list(text, speeds):
+    assert trace_nodes.speeds_of(text) == speeds
+
+
+@pytest.mark.parametrize("text", ["fast", "1", "2; 3", "9"])
+def test_speeds_that_are_none_are_refused(text):
+    with pytest.raises(CacheError, match="peeds"):
+        trace_nodes.speeds_of(text)
