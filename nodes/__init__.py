@@ -9,6 +9,7 @@ from .demo import EncoreDemoCodec, EncoreDemoPrompt
 from .methods import METHODS
 from .relay import EncoreRelay
 from .report import EncoreReport
+from .skip import SKIP
 from .trace import EncoreCalibrate, EncoreTrace
 from .var import NODES as VAR
 
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     *METHODS,
     *BLOCKCACHE,
     *COMPOSE,
+    *SKIP,
     *VAR,
 ]
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -29,6 +28,11 @@ def save(made: nn.ModuleList, path: Path, kind: str, about: Mapping[str, Any]) -
     os.replace(part, path)
 
 
+def save_one(branch: Branch, path: Path, about: Mapping[str, Any]) -> None:
+    """Write a branch that was fitted in closed form."""
+    save(nn.ModuleList([branch]), path, FITTED, about)
+
+
 def load(path: Path, kind: str, layers: Any = nn) -> tuple[nn.ModuleList, dict[str, Any]]:
     """Branches and what is known about them. Raises CacheError for a file of another kind."""
     weights, header = read(path)
@@ -41,9 +45,3 @@ def load(path: Path, kind: str, layers: Any = nn) -> tuple[nn.ModuleList, dict[s
     made = nn.ModuleList(Branch(width, header.get("added") == "1", layers) for _ in range(count))
     made.load_state_dict(weights)
     return made.requires_grad_(False).eval(), json.loads(header.get("about", "{}"))
-
-
-def kind_of(path: Path) -> str | None:
-    """What a file says that it holds, without reading it; None for files that are not ours."""
-    with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("encore")

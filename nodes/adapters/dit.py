@@ -93,9 +93,9 @@ class _Config(comfy.supported_models_base.BASE):  # type: ignore[misc]
         self.latent_format = _Clip() if shape.frames else small
 
 
-def load(path: Path) -> Any:
+def load(path: Path | str) -> Any:
     """A published or demo DiT or Latte as the host's ModelPatcher. Raises CacheError where the file holds something else."""
-    weights, about = read(path)
+    weights, about = read(Path(path))
     return build(weights, about)
 
 

@@ -1,0 +1,16 @@
+"""The nodes of Skip-DiT and Skip-Cache."""
+
+from comfy_api.latest import io
+
+from .branches import EncoreSkipBranches, EncoreSkipFit
+from .cache import EncoreSkipCache
+from .model import EncoreClassLabel, EncoreClipFrames, EncoreSkipModel
+
+SKIP: list[type[io.ComfyNode]] = [
+    EncoreSkipCache,
+    EncoreSkipBranches,
+    EncoreSkipFit,
+    EncoreSkipModel,
+    EncoreClassLabel,
+    EncoreClipFrames,
+]
