@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import calibrate
+from . import blockcache, calibrate
 from .bench import add_options
 from .errors import LaunchError
 from .paths import LOGS, ROOT
@@ -20,6 +20,7 @@ DEMO = "Set up what is missing, start ComfyUI, run the demo workflows and write 
 TEST = "Set up what is missing, then run ruff, mypy and pytest on every known ComfyUI. All arguments go to pytest."
 BENCH = "Set up what is missing and run a benchmark on the demo models in the real ComfyUI, in this process."
 CALIBRATE = "Set up what is missing, sample a demo model uncached and write what TRACE needs of it to a file."
+BLOCKCACHE = "Set up what is missing and make Block Caching's files of a demo model: profile, schedule, alignments."
 SERVE = "Set up what is missing and run ComfyUI with the pack and the demo models for a browser until Ctrl-C."
 
 
@@ -34,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """The command line."""
     top = Parser(prog="encore", description="Encore: diffusion transformers that sample twice as fast, shown on this machine.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,bench,calibrate}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,bench,calibrate,blockcache}")
     demo = commands.add_parser("demo", help="sample two small models without and with the cache and report", description=DEMO)
     demo.add_argument("--json", type=Path, metavar="FILE", help="write the numbers of the report to FILE too")
     demo.add_argument("--only", choices=("flux", "wan"), help="run only this model")
@@ -46,6 +47,8 @@ def parser() -> Parser:
     serve.add_argument("--port", type=int, default=8188, help="port on this machine (default 8188)")
     add_options(commands.add_parser("bench", help="measure methods and overhead on the demo models", description=BENCH))
     calibrate.add_options(commands.add_parser("calibrate", help="learn a demo model's trajectories for TRACE", description=CALIBRATE))
+    blocks = commands.add_parser("blockcache", help="profile, schedule and align a demo model's blocks", description=BLOCKCACHE)
+    blockcache.add_options(blocks)
     return top
 
 
@@ -95,6 +98,8 @@ def _run(host: Host, options: argparse.Namespace) -> int:
         return bench(host, options)
     if options.command == "calibrate":
         return calibrate.calibrate(host, options)
+    if options.command == "blockcache":
+        return blockcache.blockcache(host, options)
     from .demo import demo
 
     return demo(host, options.only, options.repeats, options.json)

@@ -4,9 +4,18 @@ import comfy.model_management
 import pytest
 import torch
 from host_models import BLOCKS, LATENT, BlockCalls, make, prompt, sample
-from pack.cache_core import Branch, CacheError, Place, Schedule, Site
+from pack.cache_core import Branch, CacheError, Place, Schedule
 from pack.cache_core import published as p
-from pack.cache_core.blockcache import Alignment, BlockSchedule, Profile, Rollouts, Training, align, for_reduction, profile, refreshes, schedule
+from pack.cache_core.blockcache import (
+    Alignment,
+    Profile,
+    Rollouts,
+    Training,
+    align,
+    for_reduction,
+    refreshes,
+    schedule,
+)
 from pack.cache_core.blockcache import schedule as make_schedule
 from pack.cache_core.blockcache.profile import load as load_profile
 from pack.cache_core.blockcache.schedule import load as load_schedule
@@ -126,7 +135,7 @@ class TestProfile:
 
     def test_it_counts_what_each_block_takes(self, model, family):
         made = measured(model, family)
-        assert all(0 < count for count in made.macs)
+        assert all(count > 0 for count in made.macs)
         assert sum(made.macs) < made.whole < 1.5 * sum(made.macs)
 
     def test_a_file_gives_back_what_was_saved(self, tmp_path):
@@ -305,9 +314,8 @@ class TestTraining:
 
     def test_it_starts_as_plain_caching_and_its_loss_falls(self, model, family, plan):
         before = {name: value.clone() for name, value in model.model.diffusion_model.named_parameters()}
-        pupil = self.trained(model, family, plan, Training(plan.cached, 2e-4), [1] * 12)
-        first, last = sum(pupil.losses[:STEPS]), sum(pupil.losses[-STEPS:])
-        assert last < 0.9 * first
+        pupil = self.trained(model, family, plan, Training(plan.cached, 1e-3), [1] * 12)
+        assert pupil.losses[-1] < 0.9 * pupil.losses[0]
         known = pupil.alignment("tiny", plan, {})
         assert (known.kind, known.cells) == ("trained", plan.cells)
         after = dict(model.model.diffusion_model.named_parameters())
@@ -335,7 +343,7 @@ class TestTraining:
 
     def test_a_loss_that_is_no_number_ends_it(self):
         with pytest.raises(CacheError, match="learning rate below"):
-            Training((0,)).learn(torch.tensor([float("inf")]), torch.zeros(1))
+            Training((0,)).learn(torch.tensor([float("inf")], requires_grad=True), lambda: torch.zeros(1))
 
 
 class Bar:

@@ -2,12 +2,12 @@
 
 The student is the network with its schedule on, unrolled from noise by its own sampler; the teacher is the network without a
 cache at the student's own states; the loss is the mean squared difference of their predictions; nothing but the scales and
-shifts is trained. Each cached block has one linear layer on the timestep embedding, zero at first. The embedding is that of
+shifts is trained, by one step of Adam for each roll-out. Each cached block has one linear layer on the timestep embedding, zero at first. The embedding is that of
 the noise level itself (sines and cosines), not the network's own, which differs per family. Gradients stay within a step.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .schedule import BlockSchedule
 
 KIND = "alignment training"
 EMBEDDED = 64  # width of the timestep embedding
+RATE = 3e-4  # of Adam, whose every step is a roll-out
 PERIOD = 10_000.0  # of its slowest wave, as in DiT's and Flux's
 
 
@@ -38,9 +39,10 @@ class Training:
     loaded whole, so a stopped training goes on. `rollouts` are the finished ones, `seconds` what they took.
     """
 
-    def __init__(self, blocks: Sequence[int], rate: float = 4e-5, schedule: str = "") -> None:
+    def __init__(self, blocks: Sequence[int], rate: float = RATE, schedule: str = "") -> None:
         self.blocks, self.rate, self.schedule = tuple(blocks), rate, schedule
-        self.losses: list[float] = []
+        self.losses: list[float] = []  # one for each roll-out
+        self._seen: list[float] = []
         self.rollouts, self.seconds = 0, 0.0
         self.layers: Tensor | None = None
         self._optimiser: torch.optim.Adam | None = None
@@ -52,21 +54,33 @@ class Training:
         row = self._row(block, sigma)
         return apply(held, row[0], row[1])
 
-    def learn(self, prediction: Tensor, target: Tensor) -> None:
-        """One step of the optimiser on the mean squared difference of two predictions [B, ...]. Raises CacheError if it is not finite."""
-        loss = (prediction.float() - target.float()).square().mean()
+    def learn(self, prediction: Tensor, target: Callable[[], Tensor]) -> None:
+        """Add the gradient of the mean squared difference of two predictions [B, ...]; `target` is asked only if a block was held.
+
+        Raises CacheError if the difference is not finite.
+        """
+        if not prediction.requires_grad:
+            return
+        loss = (prediction.float() - target().float()).square().mean()
         if not math.isfinite(loss.item()):
-            raise CacheError(f"The loss is {loss.item()} at step {len(self.losses)}: train anew with a learning rate below {self.rate:g}.")
-        self.losses.append(loss.item())
-        if self._optimiser is not None and loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimiser.step()
-            self._optimiser.zero_grad()
+            raise CacheError(f"The loss is {loss.item()} in roll-out {self.rollouts}: train anew with a learning rate below {self.rate:g}.")
+        self._seen.append(loss.item())
+        loss.backward()  # type: ignore[no-untyped-call]
 
     def finish(self, seconds: float) -> None:
-        """Count a roll-out."""
+        """End a roll-out, which took so many seconds, with one step of the optimiser."""
+        if self._optimiser is not None and self._seen:
+            self.losses.append(math.fsum(self._seen) / len(self._seen))
+            self._optimiser.step()
+        self.drop()
         self.rollouts += 1
         self.seconds += seconds
+
+    def drop(self) -> None:
+        """Forget the gradients of a roll-out that did not come to its end."""
+        self._seen = []
+        if self._optimiser is not None:
+            self._optimiser.zero_grad()
 
     def alignment(self, name: str, schedule: BlockSchedule, about: Mapping[str, Any]) -> Alignment:
         """Scale and shift by the layers at the cached cells of `schedule`, as a table. Raises CacheError before the first roll-out."""
@@ -74,7 +88,7 @@ class Training:
             raise CacheError("Nothing was trained yet. Ask for one iteration at least.")
         cells = schedule.cells
         rows = torch.stack([self._row(block, sigma) for block, sigma in cells]).detach().cpu()
-        return Alignment(name, "trained", cells, rows, schedule.digest, {**about, "optimiser_steps": len(self.losses)})
+        return Alignment(name, "trained", cells, rows, schedule.digest, dict(about))
 
     def save(self, path: Path) -> None:
         """Write layers, optimiser and losses to `path`, if there are any."""

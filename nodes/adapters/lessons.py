@@ -48,10 +48,13 @@ def _training(pupil: Training, checkpointed: bool) -> Call:
         network = executor.class_obj
         with differentiable(network):
             args, kwargs = tuple(map(_ordinary, args)), {key: _ordinary(value) for key, value in kwargs.items()}
-            with torch.no_grad():
-                target = _with_patches(executor, args, kwargs, {}, {options.KEY: None})
-            prediction = _with_patches(executor, args, kwargs, _copying(network, checkpointed), {})
-            pupil.learn(prediction, target)
+            prediction: Tensor = _with_patches(executor, args, kwargs, _copying(network, checkpointed), {})
+
+            def teacher() -> Any:
+                with torch.no_grad():
+                    return _with_patches(executor, args, kwargs, {}, {options.KEY: None})
+
+            pupil.learn(prediction, teacher)
         return prediction.detach()
 
     return trained

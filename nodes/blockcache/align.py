@@ -1,6 +1,5 @@
 """Encore Align (fit) and Encore Align (train): the scale-shift alignment, in closed form and as published."""
 
-import math
 import time
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ from comfy_api.latest import io
 
 from ...cache_core.blockcache import Alignment, Rollouts, Training
 from ...cache_core.blockcache.schedule import load as load_schedule
+from ...cache_core.blockcache.train import RATE
 from ..adapters.blockcache import check, student
 from ..adapters.calibrate import Sampling, about
 from ..adapters.lessons import Lesson
@@ -111,11 +111,11 @@ class EncoreBlockAlignTrain(_Align):
                 default=200,
                 min=1,
                 max=100_000,
-                tooltip="Roll-outs in all, each some five samplings long; the optimiser makes a step at every step of them. The paper has "
-                "15,000 iterations. With the name of a training that has as many already, nothing is added.",
+                tooltip="Roll-outs in all, each some five samplings long and followed by a step of the optimiser. The paper has 15,000. With "
+                "the name of a training that has as many already, nothing is added.",
             ),
             io.Float.Input(
-                "learning_rate", default=4e-5, min=1e-7, max=1e-1, step=1e-6, round=False, tooltip="Of Adam. Lower it if the loss rises."
+                "learning_rate", default=RATE, min=1e-7, max=1e-1, step=1e-6, round=False, tooltip="Of Adam. Lower it if the loss rises."
             ),
             io.Boolean.Input(
                 "checkpointing",
@@ -149,10 +149,11 @@ class EncoreBlockAlignTrain(_Align):
                     pupil.finish(time.perf_counter() - began)
                     began = time.perf_counter()
             finally:
+                pupil.drop()
                 pupil.save(state)
             found = pupil.alignment(name, known, told(sampling, pupil.rollouts, pupil.seconds))
         found.save(path)
-        summary = f"{words(found)} Loss {math.fsum(pupil.losses[-sampling.steps :]) / sampling.steps:.3g} over the last roll-out."
+        summary = f"{words(found)} Loss {pupil.losses[-1]:.3g} in the last roll-out, {pupil.losses[0]:.3g} in the first."
         return io.NodeOutput(found, summary, loss_plot(pupil.losses, f"{name}: loss"), ui={"text": [summary]})
 
 

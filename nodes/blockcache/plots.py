@@ -63,13 +63,11 @@ def schedule_plot(schedule: BlockSchedule) -> Tensor:
 
 
 def loss_plot(losses: Sequence[float], title: str) -> Tensor:
-    """Picture [1, H, W, 3] in 0..1 of a training's losses on a logarithmic axis, running means over a fiftieth of them."""
+    """Picture [1, H, W, 3] in 0..1 of a training's losses on a logarithmic axis, a step of the optimiser each."""
     image, pen = _sheet(HEAD + CURVES + FOOT)
-    window = max(len(losses) // 50, 1)
-    means = np.convolve(losses, np.ones(window) / window, "valid") if losses else np.zeros(1)
-    logs = np.log10(np.maximum(means, 1e-12))
+    logs = np.log10(np.maximum(losses or [1.0], 1e-12))
     low, high = float(logs.min()), float(logs.max())
-    _title(pen, MARGIN, title, f"{len(losses)} steps of the optimiser; loss from {10**high:.3g} (top) to {10**low:.3g} (foot), logarithmic")
+    _title(pen, MARGIN, title, f"{len(losses)} roll-outs; loss from {10**high:.3g} (top) to {10**low:.3g} (foot), logarithmic")
     curve(pen, logs - low, None, MARGIN + HEAD, CURVES - 20, (high - low) or 1.0, ERROR)
     return picture(image)
 

@@ -1,0 +1,163 @@
+"""`./encore blockcache`: Block Caching's files of a demo model, from prompts that no benchmark reports on."""
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..cache_core.blockcache import Alignment, BlockSchedule, Profile, Rollouts, Training, for_reduction
+from ..cache_core.blockcache import profile as profiles
+from ..cache_core.blockcache import schedule as schedules
+from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, load_model, sample
+from ..demo.train import STATE
+from ..demo.world import Scene, draw_scene
+from ..nodes.adapters.blockcache import Measurement, student
+from ..nodes.adapters.calibrate import fingerprint
+from ..nodes.adapters.lessons import Lesson
+from .contest import weights
+
+PROMPTS = HELD_OUT << 2  # seed of prompts and noise, out of reach of the held-out ones
+SHIPPED = Path(__file__).parents[1] / "demo" / "blockcache"
+WHAT = ("profile", "schedule", "fit", "train")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is made of a demo model, from `trajectories` of the profile, `rollouts` of the fit, `iterations` of the training."""
+
+    family: str
+    trajectories: int = 64
+    reduction: float = 1.7
+    rollouts: int = 16
+    iterations: int = 60
+    steps: int = 50
+    batch: int = 8
+    half: bool = False  # products in bfloat16 while an alignment is trained
+    folder: Path = SHIPPED
+
+    @property
+    def name(self) -> str:
+        """Of the model and of its files."""
+        return f"demo-{self.family}"
+
+    @property
+    def setting(self) -> Setting:
+        """How it is sampled."""
+        return replace(DEFAULTS[self.family], steps=self.steps)
+
+    def load(self) -> Any:
+        """The model."""
+        return load_model(weights(self.family), DEFAULTS[self.family].shift)
+
+    def path(self, kind: str, suffix: str = "") -> Path:
+        """The file of a kind."""
+        return self.folder / kind / f"{self.name}{suffix}.safetensors"
+
+    def scenes(self, count: int, seed: int) -> list[Scene]:
+        """Prompts that nothing reports on."""
+        rng = random.Random(PROMPTS + seed)
+        return [draw_scene(rng, self.family == "wan") for _ in range(count)]
+
+    def sample(self, model: Any, scenes: Sequence[Scene], seed: int, bar: Any) -> None:
+        """Sample prompts together."""
+        sample(model, self.family, scenes, self.setting, PROMPTS + seed, bar.update)
+
+    def about(self, model: Any, **more: Any) -> dict[str, Any]:
+        """What is written into a file of where it comes from."""
+        setting = self.setting
+        return {"cfg": setting.cfg, "sampler": setting.sampler, "scheduler": setting.scheduler} | fingerprint(model) | more
+
+
+def make(what: Sequence[str], order: Order) -> int:
+    """Make files in their order, each from the ones before it; 0."""
+    model = order.load()
+    for one in what:
+        words = {"profile": make_profile, "schedule": make_schedule, "fit": make_fit, "train": make_training}[one](order, model)
+        print(f"{order.name}, {one}: {words}", flush=True)
+    return 0
+
+
+def make_profile(order: Order, model: Any) -> str:
+    """The profile of so many prompts, a seed each."""
+    found, began = measure(order, model, order.trajectories), time.perf_counter()
+    found.save(order.path("profiles"))
+    part = float((found.spread[:, 1:] / found.mean[:, 1:].clamp_min(1e-9)).mean())
+    return f"{found.trajectories} trajectories in {time.perf_counter() - began:.0f} s, spread {100 * part:.0f} % of the mean"
+
+
+def measure(order: Order, model: Any, trajectories: int, branches: bool = False) -> Profile:
+    """A profile of `model`, a batch at a time."""
+    measurement, scenes = Measurement(order.name, branches), order.scenes(trajectories, 0)
+    groups = [scenes[start : start + order.batch] for start in range(0, trajectories, order.batch)]
+    with tqdm(total=len(groups) * len(measurement.sites) * order.steps, desc="profile", unit="step", disable=None) as bar:
+        for number, group in enumerate(groups):
+            for site in measurement.sites:
+                with measurement.through(model, site, order.about(model)) as watched:
+                    order.sample(watched, group, number, bar)
+    return measurement.profile()
+
+
+def make_schedule(order: Order, model: Any) -> str:
+    """The schedule of the wanted saving."""
+    found = for_reduction(profiles.load(order.path("profiles")), order.reduction)
+    found.save(order.path("schedules"))
+    return f"delta {found.delta:.4g}, {found.reduction:.3f}x fewer MACs, {[len(steps) for steps in found.computed]} of {found.steps} steps"
+
+
+def make_fit(order: Order, model: Any) -> str:
+    """The alignment in closed form."""
+    found = fit(order, model, schedules.load(order.path("schedules")))
+    found.save(order.path("alignments", "-fit"))
+    return words(found)
+
+
+def fit(order: Order, model: Any, schedule: BlockSchedule) -> Alignment:
+    """Roll-outs of prompts, a batch at a time."""
+    pupil, began, scenes = Rollouts(), time.perf_counter(), order.scenes(order.rollouts, 1)
+    taught = student(model, schedule, Lesson(pupil, schedule.cached))
+    groups = [scenes[start : start + order.batch] for start in range(0, len(scenes), order.batch)]
+    with tqdm(total=len(groups) * order.steps, desc="fit", unit="step", disable=None) as bar:
+        for number, group in enumerate(groups):
+            order.sample(taught, group, 1000 + number, bar)
+    seconds = round(time.perf_counter() - began, 1)
+    return pupil.alignment(f"{order.name}-fit", schedule.digest, order.about(model, rollouts=order.rollouts, seconds=seconds))
+
+
+def make_training(order: Order, model: Any) -> str:
+    """The alignment trained as published; goes on from where a training of this schedule was stopped."""
+    schedule, state = schedules.load(order.path("schedules")), STATE / f"blockcache-{order.name}.safetensors"
+    pupil = Training(schedule.cached, schedule=schedule.digest)
+    if state.exists():
+        pupil.load(state)
+    found = train(order, model, schedule, pupil, state)
+    found.save(order.path("alignments", "-train"))
+    return f"{words(found)} Loss {pupil.losses[0]:.3g} to {pupil.losses[-1]:.3g}"
+
+
+def train(order: Order, model: Any, schedule: BlockSchedule, pupil: Training, state: Path) -> Alignment:
+    """Roll-outs up to the wanted number, the state saved after each; their prompts depend on the number alone."""
+    taught = student(model, schedule, Lesson(pupil, schedule.cached, checkpointed=False))
+    with tqdm(total=(order.iterations - pupil.rollouts) * order.steps, desc="train", unit="step", disable=None) as bar:
+        while pupil.rollouts < order.iterations:
+            began, number = time.perf_counter(), 2000 + pupil.rollouts
+            with torch.autocast("cpu", torch.bfloat16, enabled=order.half):
+                order.sample(taught, order.scenes(order.batch, number), number, bar)
+            pupil.finish(time.perf_counter() - began)
+            pupil.save(state)
+            bar.set_postfix(loss=f"{pupil.losses[-1]:.3g}")
+    told = order.about(model, rollouts=pupil.rollouts * order.batch, iterations=pupil.rollouts, seconds=round(pupil.seconds, 1))
+    return pupil.alignment(f"{order.name}-train", schedule, told)
+
+
+def words(found: Alignment) -> str:
+    """An alignment for people."""
+    scale, shift = found.rows.abs().mean((0, 2)).tolist()
+    told = found.about
+    return (
+        f"{len(found.cells)} cells from {told['rollouts']} roll-outs in {told['seconds']} s, mean |scale| {scale:.3g}, |shift| {shift:.3g}."
+    )

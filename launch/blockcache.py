@@ -1,0 +1,44 @@
+"""./encore blockcache: profile, schedule and alignments of a demo model, and what its representations repeat from step to step."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+from .bench import count, load_pack
+from .errors import LaunchError
+from .setup import Host
+
+WHAT = ("profile", "schedule", "fit", "train")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `blockcache`."""
+    parser.add_argument("what", choices=(*WHAT, "all"), help="what to make, each from the ones before it; all: the four in turn")
+    parser.add_argument("model", choices=("flux", "wan"), help="the demo model")
+    for name, text in {
+        "trajectories": "samplings of the profile (default 64)",
+        "rollouts": "roll-outs of the fit (default 16)",
+        "iterations": "roll-outs of the training, a batch each (default 60)",
+        "steps": "steps of a sampling (default 50)",
+        "batch": "prompts sampled at once (default 8)",
+        "threads": "processor threads (default PyTorch's)",
+    }.items():
+        parser.add_argument(f"--{name}", type=count, metavar="N", help=text)
+    parser.add_argument("--reduction", type=float, metavar="X", help="times fewer multiply-accumulates of the schedule (default 1.7)")
+    parser.add_argument("--bf16", action="store_true", dest="half", help="train with products in bfloat16")
+    parser.add_argument("--folder", type=Path, help="where the files go and are looked for (default: those that ship, demo/blockcache)")
+
+
+def blockcache(host: Host, options: argparse.Namespace) -> int:
+    """Make the files that `options` name."""
+    if options.folder and not options.folder.is_dir():
+        raise LaunchError(f"--folder names {options.folder}, which is no folder. Make it first")
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    making = importlib.import_module(f"{load_pack(host)}.bench.making")
+    names = ("trajectories", "rollouts", "iterations", "steps", "batch", "reduction", "half", "folder")
+    given = {name: getattr(options, name) for name in names if getattr(options, name)}
+    code: int = making.make(WHAT if options.what == "all" else (options.what,), making.Order(options.model, **given))
+    return code
