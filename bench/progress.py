@@ -25,6 +25,11 @@ class Bar:
         """One step of so many prompts is done."""
         self._bar.update(prompts)
 
+    def add(self, steps: int) -> None:
+        """Announce so many steps."""
+        self._bar.total += steps
+        self._bar.refresh()
+
     def expect(self, course: Course, settings: Sequence[Setting], rounds: int | None = None) -> None:
         """Announce one sampling with each of `settings`, of all prompts or, in `rounds`, of one prompt at a time."""
         self._bar.total += sum(setting.steps for setting in settings) * (len(course.scenes) if rounds is None else rounds)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..demo.agreement import DEFAULTS, Setting
-from . import frontier, methods, overhead
+from . import code, frontier, methods, overhead
 from .contest import Course, make_course, weights
 from .output import Columns, Row, environment, table, write
 from .progress import Bar
@@ -14,6 +14,9 @@ BENCHES: dict[str, tuple[Callable[[Course, Setting, int, Bar], list[Row]], Colum
     "methods": (methods.run, methods.COLUMNS),
     "frontier": (frontier.run, frontier.COLUMNS),
     "overhead": (overhead.run, overhead.COLUMNS),
+}
+ALONE: dict[str, tuple[Callable[[int, int, Bar], tuple[list[Row], list[Path]]], Columns]] = {
+    "code": (code.run, code.COLUMNS),  # on models of its own: of batches for quality and rounds of timing
 }
 
 
@@ -34,14 +37,19 @@ def size(quick: bool, **chosen: int) -> Size:
 
 def bench(name: str, families: Sequence[str], size: Size, command: str, file: Path | None) -> int:
     """Run benchmark `name`, print its table, and write its rows to `file`; 0."""
-    act, columns = BENCHES[name]
     rows: list[Row] = []
     with Bar(name) as bar:
-        for family in families:
-            course = make_course(family, size.prompts, size.batch)
-            rows += act(course, replace(DEFAULTS[family], steps=size.steps), size.rounds, bar)
+        if name in ALONE:
+            alone, columns = ALONE[name]
+            rows, files = alone(size.prompts, size.rounds, bar)
+        else:
+            act, columns = BENCHES[name]
+            files = [weights(family) for family in families]
+            for family in families:
+                course = make_course(family, size.prompts, size.batch)
+                rows += act(course, replace(DEFAULTS[family], steps=size.steps), size.rounds, bar)
     print(table(columns, rows))
     if file is not None:
-        about = environment([weights(family) for family in families])
+        about = environment(files)
         write(file, {"command": command, "shrunk": size != Size(), "environment": about, "rows": rows})
     return 0

@@ -15,6 +15,7 @@ from .setup import Host
 NAMES = {
     "methods": "every published method at its recommended setting, next to fewer steps at the same cost",
     "frontier": "quality against cost: TRACE next to reuse, order 1 and fewer steps at 1.5 to 5 times",
+    "code": "CoDe on the demo VARs: seconds, memory and quality at every number of drafted scales (a prompt: a batch of 32)",
     "overhead": "what Encore itself costs in an evaluation that is computed and in one that is skipped, and what it keeps",
 }
 

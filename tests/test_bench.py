@@ -224,7 +224,7 @@ class TestCommand:
         assert run.size(True, steps=7) == run.Size(prompts=4, steps=7, rounds=1, batch=16)
 
     def test_every_benchmark_can_be_asked_for(self):
-        assert set(run.BENCHES) == set(bench.NAMES)
+        assert set(run.BENCHES) | set(run.ALONE) == set(bench.NAMES)
         options, _ = cli.parse(["bench", "methods", "--quick", "--model", "wan", "--prompts", "8", "--threads", "2"])
         assert (options.name, options.quick, options.model, options.prompts, options.threads, options.json) == (
             "methods",

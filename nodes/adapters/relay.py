@@ -7,12 +7,12 @@ from typing import Any
 import comfy.sample
 import comfy.samplers
 import comfy.utils
-import latent_preview
+import latent_preview  # type: ignore[import-not-found, unused-ignore]
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...cache_core import CacheError, Ledger
+from ...cache_core import CacheError, Entry, Ledger
 from ...cache_core.published import measure
 from . import options, reports, residence
 from .host import attach
@@ -71,7 +71,7 @@ def handover(sigmas: Tensor, sigma: float) -> int:
 
 def joined(ledgers: Sequence[tuple[Ledger, int]], steps: int, note: str) -> Ledger:
     """One ledger of the halves, each with the step it begins at."""
-    entries = []
+    entries: list[Entry] = []
     for ledger, begin in ledgers:
         before = len(entries)
         entries += [replace(entry, evaluation=before + entry.evaluation, step=begin + entry.step) for entry in ledger.entries]
