@@ -16,6 +16,7 @@ NAMES = {
     "methods": "every published method at its recommended setting, next to fewer steps at the same cost",
     "frontier": "quality against cost: TRACE next to reuse, order 1 and fewer steps at 1.5 to 5 times",
     "code": "CoDe on the demo VARs: seconds, memory and quality at every number of drafted scales (a prompt: a batch of 32)",
+    "blockcache": "Block Caching's shipped schedules, without an alignment, with the fitted and with the trained one",
     "overhead": "what Encore itself costs in an evaluation that is computed and in one that is skipped, and what it keeps",
 }
 
