@@ -28,9 +28,9 @@ def relative_l1(new: Tensor, old: Tensor) -> float:
 def relative_error(forecast: Tensor, truth: Tensor) -> Tensor:
     """||forecast - truth|| / ||truth|| over all elements, left on the device [] so that nothing waits for it."""
     wide = torch.promote_types(truth.dtype, torch.float32)
-    gap: Tensor = (forecast.to(wide) - truth.to(wide)).norm()
-    size: Tensor = truth.to(wide).norm().clamp_min(torch.finfo(torch.float32).tiny)
-    return gap / size
+    true = truth.to(wide)
+    size: Tensor = torch.linalg.vector_norm(true).clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.dist(forecast.to(wide), true) / size
 
 
 class Stopwatch:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from torch import Tensor
@@ -48,13 +48,18 @@ class Schedule:
     """The noise levels of one sampling: `sigmas`, noisiest first, one more than there are steps."""
 
     sigmas: tuple[float, ...]
+    _hash: int = field(init=False, repr=False, compare=False)  # schedules are keys of caches that every evaluation looks into
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash(self.sigmas))
         if len(self.sigmas) < 2 or any(a < b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False)):
             raise CacheError(
                 f"A schedule needs at least two sigmas that never rise, and got {len(self.sigmas)}: "
                 f"{[round(sigma, 4) for sigma in self.sigmas[:8]]}. Use a scheduler whose sigmas go down."
             )
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @property
     def total(self) -> int:
