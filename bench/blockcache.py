@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..cache_core import published as p
-from ..cache_core.blockcache import Alignment, Profile, align, for_reduction
-from ..cache_core.blockcache import profile as profiles
-from ..cache_core.blockcache import schedule as schedules
+from ..cache_core.blockcache import Alignment, Profile, for_reduction, schedule
+from ..cache_core.blockcache.align import load as load_alignment
+from ..cache_core.blockcache.profile import load as load_profile
+from ..cache_core.blockcache.schedule import load as load_schedule
 from ..demo.agreement import Setting
 from .contest import Course, Entrant
 from .making import Order
@@ -23,7 +24,7 @@ KINDS = ("fit", "train")
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     """Uncached, three schedules without an alignment, the shipped one with each, and fewer steps at the cost of the shipped one."""
     order = Order(course.family)
-    profile, aligned = profiles.load(order.path("profiles")), {kind: align.load(order.path("alignments", f"-{kind}")) for kind in KINDS}
+    profile, aligned = load_profile(order.path("profiles")), {kind: load_alignment(order.path("alignments", f"-{kind}")) for kind in KINDS}
     entrants = entries(order, profile, aligned, setting)
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)
@@ -43,7 +44,7 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
 
 def entries(order: Order, profile: Profile, aligned: Mapping[str, Alignment], setting: Setting) -> list[Entrant]:
     """The shipped schedule plain and with each alignment, then the other schedules."""
-    known = schedules.load(order.path("schedules"))
+    known = load_schedule(order.path("schedules"))
     words = f"{known.reduction:.2f}x fewer MACs"
     made = [Entrant("block_cache", setting, words, p.block_cache(known))]
     made += [Entrant(f"block_cache_{kind}", setting, words, p.block_cache(known, aligned[kind])) for kind in KINDS]
@@ -53,8 +54,8 @@ def entries(order: Order, profile: Profile, aligned: Mapping[str, Alignment], se
 
 def unlike(order: Order, profile: Profile) -> float:
     """Share of cells in which the schedule of the first FEW trajectories differs from that of all, for one threshold."""
-    known = schedules.load(order.path("schedules"))
-    return known.unlike(schedules.schedule(profile.first(FEW), known.delta))
+    known = load_schedule(order.path("schedules"))
+    return known.unlike(schedule(profile.first(FEW), known.delta))
 
 
 def told(alignment: Alignment) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 
 from ..cache_core.blockcache import Alignment, BlockSchedule, Profile, Rollouts, Training, for_reduction
-from ..cache_core.blockcache import profile as profiles
-from ..cache_core.blockcache import schedule as schedules
+from ..cache_core.blockcache.profile import load as load_profile
+from ..cache_core.blockcache.schedule import load as load_schedule
 from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, load_model, sample
 from ..demo.train import STATE
 from ..demo.world import Scene, draw_scene
@@ -84,7 +84,8 @@ def make(what: Sequence[str], order: Order) -> int:
 
 def make_profile(order: Order, model: Any) -> str:
     """The profile of so many prompts, a seed each."""
-    found, began = measure(order, model, order.trajectories), time.perf_counter()
+    began = time.perf_counter()
+    found = measure(order, model, order.trajectories)
     found.save(order.path("profiles"))
     part = float((found.spread[:, 1:] / found.mean[:, 1:].clamp_min(1e-9)).mean())
     return f"{found.trajectories} trajectories in {time.perf_counter() - began:.0f} s, spread {100 * part:.0f} % of the mean"
@@ -104,14 +105,14 @@ def measure(order: Order, model: Any, trajectories: int, branches: bool = False)
 
 def make_schedule(order: Order, model: Any) -> str:
     """The schedule of the wanted saving."""
-    found = for_reduction(profiles.load(order.path("profiles")), order.reduction)
+    found = for_reduction(load_profile(order.path("profiles")), order.reduction)
     found.save(order.path("schedules"))
     return f"delta {found.delta:.4g}, {found.reduction:.3f}x fewer MACs, {[len(steps) for steps in found.computed]} of {found.steps} steps"
 
 
 def make_fit(order: Order, model: Any) -> str:
     """The alignment in closed form."""
-    found = fit(order, model, schedules.load(order.path("schedules")))
+    found = fit(order, model, load_schedule(order.path("schedules")))
     found.save(order.path("alignments", "-fit"))
     return words(found)
 
@@ -130,7 +131,7 @@ def fit(order: Order, model: Any, schedule: BlockSchedule) -> Alignment:
 
 def make_training(order: Order, model: Any) -> str:
     """The alignment trained as published; goes on from where a training of this schedule was stopped."""
-    schedule, state = schedules.load(order.path("schedules")), STATE / f"blockcache-{order.name}.safetensors"
+    schedule, state = load_schedule(order.path("schedules")), STATE / f"blockcache-{order.name}.safetensors"
     pupil = Training(schedule.cached, schedule=schedule.digest)
     if state.exists():
         pupil.load(state)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .blockcache import Alignment, BlockSchedule, Changes
+from .blockcache import Alignment, BlockSchedule
 from .history import Placement
 from .masks import PublishedMask
 from .policies import (
@@ -27,6 +27,7 @@ from .policies import (
     Rehearsing,
     Retained,
     Scheduled,
+    Shown,
     Tail,
     Traced,
     Warmup,
@@ -43,6 +44,7 @@ from .predictors import (
     Hold,
     Lagrange,
     Learning,
+    Observer,
     Profiled,
     Pupil,
     Taylor,
@@ -273,8 +275,8 @@ def block_cache(schedule: BlockSchedule, learned: Alignment | Pupil | None = Non
     return Recipe(Scheduled(schedule), predictor, BLOCK, RESIDUAL, kept, name, source, spans=spans)
 
 
-def block_profile(into: Changes, site: Site = BLOCK, placement: Placement | None = None) -> Recipe:
-    """Computes everything, and measures how much each block's residual, or each branch's output, changes from step to step."""
+def block_profile(into: Observer, site: Site = BLOCK, placement: Placement | None = None, shown: Probe = Probe.NOTHING) -> Recipe:
+    """Computes everything, and shows an observer each block's residual, or each branch's or condition's output, and the one before it."""
     target = RESIDUAL if site is BLOCK else Target.OUTPUT
     kept = placement or Placement()
-    return Recipe(Never("profiling"), Profiled(into), site, target, kept, "Encore Block Profile", "arXiv:2312.03209")
+    return Recipe(Shown("profiling", shown), Profiled(into), site, target, kept, "Encore Block Profile", "arXiv:2312.03209")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError
-from ..types import Place, Schedule, Step
+from ..types import Observation, Place, Schedule
 from . import file
 
 KIND = "block profile"
@@ -99,9 +99,10 @@ class Changes:
         self._sums: dict[tuple[Place, int], Tensor] = {}
         self._schedule: Schedule | None = None
 
-    def add(self, place: Place, step: Step, new: Tensor, old: Tensor | None) -> None:
-        """A residual `new` [B, ...] at `step` and the one before it, if any; a sampler's later evaluations within a step too."""
-        self._schedule, index = step.schedule, step.index
+    def look(self, seen: Observation, new: Tensor, old: Tensor | None) -> None:
+        """A residual `new` [B, ...] and the one before it, if any; a sampler's later evaluations within a step are added up."""
+        assert seen.place is not None, "measured inside the network"
+        self._schedule, place, index = seen.step.schedule, seen.place, seen.step.index
         gap = _norms(new - old.to(new.device)) if old is not None else torch.zeros(len(new), device=new.device)
         found = torch.stack([gap, _norms(new)])
         known = self._sums.get((place, index))
@@ -129,6 +130,11 @@ class Changes:
 def _norms(tensor: Tensor) -> Tensor:
     """L1 norm of each sample of a tensor [B, ...], in float32."""
     return tensor.abs().flatten(1).sum(1, dtype=torch.float32)
+
+
+def relative_change(new: Tensor, old: Tensor) -> Tensor:
+    """Eq 6 of two tensors [B, ...], for each sample, [B] on the processor."""
+    return (_norms(new - old) / _norms(new).clamp_min(torch.finfo(torch.float32).tiny)).cpu()
 
 
 def joined(parts: Sequence[Profile]) -> Profile:

@@ -1,7 +1,7 @@
 """When to reuse."""
 
 from .base import Policy
-from .blocks import Scheduled
+from .blocks import Scheduled, Shown
 from .change import Change, Drift
 from .embedded import Embedded
 from .exam import AccumulatedError
@@ -38,6 +38,7 @@ __all__ = [
     "Rehearsing",
     "Retained",
     "Scheduled",
+    "Shown",
     "Steps",
     "Tail",
     "Traced",

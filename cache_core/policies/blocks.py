@@ -5,8 +5,8 @@ from functools import lru_cache
 
 from ..blockcache.schedule import BlockSchedule
 from ..errors import RecipeError
-from ..types import Observation, Schedule, Verdict
-from .fixed import Fixed
+from ..types import Observation, Probe, Schedule, Verdict
+from .fixed import Fixed, Never
 
 
 @lru_cache(maxsize=64)
@@ -34,3 +34,14 @@ class Scheduled(Fixed):
             )
         reuse = seen.step.index not in rows[index]
         return Verdict(reuse, f"schedule {'reuses' if reuse else 'computes'} step {seen.step.index}")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Never):
+    """Compute everything, and have a probe shown to those who look on."""
+
+    shown: Probe = Probe.NOTHING
+
+    @property
+    def probe(self) -> Probe:
+        return self.shown

@@ -1,6 +1,6 @@
 """What to answer instead of computing."""
 
-from .aligned import Aligned, Learning, Profiled, Pupil
+from .aligned import Aligned, Learning, Observer, Profiled, Pupil
 from .axis import Axis
 from .bands import FrequencySplit
 from .base import Linear, Predictor, Weighted
@@ -28,6 +28,7 @@ __all__ = [
     "Lagrange",
     "Learning",
     "Linear",
+    "Observer",
     "Predictor",
     "Profiled",
     "Pupil",

@@ -6,7 +6,6 @@ from typing import Protocol
 from torch import Tensor
 
 from ..blockcache.align import Alignment, apply
-from ..blockcache.profile import Changes
 from ..history import History
 from ..types import Observation
 from .polynomial import Hold
@@ -43,12 +42,19 @@ class Learning(Hold):
         return self.pupil.align(seen.place.index, seen.step.sigma, x, held) if seen.place else held
 
 
+class Observer(Protocol):
+    """Something that measures what is computed: profile.Changes, analysis.Redundancy."""
+
+    def look(self, seen: Observation, new: Tensor, old: Tensor | None) -> None:
+        """A computed feature [B, ...] and the one before it, if any."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Profiled(Hold):
-    """Answers nothing: hands each computed residual, and the one before it, to a measurement."""
+    """Answers nothing: shows an observer each computed feature, and the one before it."""
 
-    into: Changes
+    into: Observer
 
     def watch(self, history: History, seen: Observation, feature: Tensor) -> None:
-        assert seen.place is not None, "measured inside the network"
-        self.into.add(seen.place, seen.step, feature, history.features[-1] if len(history) else None)
+        self.into.look(seen, feature, history.features[-1] if len(history) else None)
