@@ -47,12 +47,12 @@ def _training(pupil: Training, checkpointed: bool) -> Call:
     def trained(executor: Any, *args: Any, **kwargs: Any) -> Any:
         network = executor.class_obj
         with differentiable(network):
-            args, kwargs = tuple(map(_ordinary, args)), {key: _ordinary(value) for key, value in kwargs.items()}
-            prediction: Tensor = _with_patches(executor, args, kwargs, _copying(network, checkpointed), {})
+            args, kwargs = tuple(map(ordinary, args)), {key: ordinary(value) for key, value in kwargs.items()}
+            prediction: Tensor = with_patches(executor, args, kwargs, copying(network, checkpointed), {})
 
             def teacher() -> Any:
                 with torch.no_grad():
-                    return _with_patches(executor, args, kwargs, {}, {options.KEY: None})
+                    return with_patches(executor, args, kwargs, {}, {options.KEY: None})
 
             pupil.learn(prediction, teacher)
         return prediction.detach()
@@ -75,10 +75,10 @@ def _show(executor: Any, args: Sequence[Any], kwargs: options.Options, pupil: Ro
 
         return run_block
 
-    _with_patches(executor, args, kwargs, {keys[index]: patch(index) for index in cached}, {options.KEY: None})
+    with_patches(executor, args, kwargs, {keys[index]: patch(index) for index in cached}, {options.KEY: None})
 
 
-def _with_patches(executor: Any, args: Sequence[Any], kwargs: options.Options, own: Mapping[BlockKey, Patch], changes: Any) -> Any:
+def with_patches(executor: Any, args: Sequence[Any], kwargs: options.Options, own: Mapping[BlockKey, Patch], changes: Any) -> Any:
     """Call the network with our block patches, each round the one that is there already."""
     passed = options.transformer_options(args, kwargs)
     replace = passed.get("patches_replace", {})
@@ -94,7 +94,7 @@ def _round(patch: Patch, inner: Patch | None) -> Patch:
     return lambda args, extra: patch(args, {**extra, "original_block": lambda given: inner(given, extra)})
 
 
-def _copying(network: nn.Module, checkpointed: bool) -> dict[BlockKey, Patch]:
+def copying(network: nn.Module, checkpointed: bool) -> dict[BlockKey, Patch]:
     """A patch for each block that hands it copies of its tokens; if `checkpointed`, they alone are kept for the backward pass."""
     blocks = _blocks(network)
 
@@ -154,11 +154,11 @@ def _make_ordinary(network: nn.Module) -> None:
                 module._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=False)
 
 
-def _ordinary(value: Any) -> Any:
+def ordinary(value: Any) -> Any:
     """A tensor of inference mode as an ordinary one, in lists too; anything else as it is."""
     if isinstance(value, Tensor):
         return value.clone() if value.is_inference() else value
-    return [_ordinary(item) for item in value] if isinstance(value, list) else value
+    return [ordinary(item) for item in value] if isinstance(value, list) else value
 
 
 def _blocks(network: nn.Module) -> Blocks:
