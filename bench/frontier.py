@@ -3,7 +3,9 @@
 TRACE is calibrated here, on prompts of its own, before the held-out ones are sampled.
 """
 
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, reduce
 from random import Random
 
 from ..cache_core import Recipe, Schedule
@@ -11,10 +13,10 @@ from ..cache_core import published as p
 from ..cache_core.masks import budget
 from ..cache_core.policies import Mask
 from ..cache_core.predictors import Hold
-from ..cache_core.trace import Calibration, Plan, Rehearsal, Trajectory, calibrated, cost, rehearsed, search, universal
+from ..cache_core.trace import Calibration, Plan, Rehearsal, Statistics, Trajectory, calibrated, cost, rehearsed, search, universal
 from ..cache_core.trace.bands import LEVELS
 from ..cache_core.trace.collect import TRIES
-from ..demo.agreement import HELD_OUT, Setting, load_model, sample
+from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, load_model, sample
 from ..demo.world import draw_scene
 from ..nodes.adapters.host import attach
 from .contest import Course, Entrant, weights
@@ -49,7 +51,8 @@ def calibration(family: str, setting: Setting, trajectories: int = TRAJECTORIES,
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     """Uncached, and at each speed: reuse, order 1 on a published and on a searched mask, TRACE of both kinds, fewer steps."""
     own = calibration(course.family, setting, speeds=SPEEDS)
-    entrants = [entrant for speed in SPEEDS for entrant in entries(own, setting, course.family, speed)]
+    other = left_out(course.family, setting.steps)
+    entrants = [entrant for speed in SPEEDS for entrant in entries(own, other, setting, course.family, speed)]
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)
     results = [course.judge(entrant, frames, bar) for entrant in entrants]
@@ -61,7 +64,21 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     return [table.row(result, {}) for result in everyone]
 
 
-def entries(own: Calibration, setting: Setting, family: str, speed: float) -> list[Entrant]:
+@cache
+def left_out(family: str, steps: int) -> Calibration:
+    """What a universal calibration of all other demo models would be: none of it comes from `family`."""
+    return joined([calibration(other, replace(DEFAULTS[other], steps=steps)) for other in DEFAULTS if other != family])
+
+
+def joined(made: Sequence[Calibration]) -> Calibration:
+    """All of them as one, without bands, on the schedule of the first."""
+    parts = [one.statistics.whole() for one in made]
+    schedule = Schedule((*parts[0].sigmas, parts[0].end))
+    total = reduce(Statistics.and_, [part.at(schedule) for part in parts])
+    return calibrated("universal", total, {"models": [one.name for one in made]})
+
+
+def entries(own: Calibration, other: Calibration, setting: Setting, family: str, speed: float) -> list[Entrant]:
     """The methods at one speed: all compute as many steps."""
     schedule = Schedule((*own.statistics.sigmas, own.statistics.end))
     count = budget(schedule.total, speed)
@@ -72,6 +89,7 @@ def entries(own: Calibration, setting: Setting, family: str, speed: float) -> li
         "order_1_published_mask": p.encore(speed, family),
         "order_1_searched_mask": p.masked(searched, schedule.total),
         "trace_universal": p.trace(speed, universal()),
+        "trace_left_out": p.trace(speed, other),
         "trace": p.trace(speed, own),
     }
     return [Entrant(name, setting, f"{speed:g}x", recipe) for name, recipe in made.items()]

@@ -5,9 +5,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..cache_core import Site
-from ..cache_core.published import encore, measure
-from .adapters.families import family_of
+from ..cache_core.published import measure
 from .adapters.host import attach
+from .automatic import Automatic
 from .live import listener
 
 
@@ -38,8 +38,36 @@ def site_input() -> io.Combo.Input:
     )
 
 
+def error_input() -> io.Float.Input:
+    """Quality as the goal, in place of speed."""
+    return io.Float.Input(
+        "error",
+        default=0.0,
+        min=0.0,
+        max=0.2,
+        step=0.001,
+        round=0.0001,
+        optional=True,
+        advanced=True,
+        tooltip="Above 0 this is the goal, and speed is not looked at: as few steps are computed as keep the expected distance from the "
+        "uncached latent at this share of its norm. 0.005 is invisible, 0.02 can be seen side by side.",
+    )
+
+
+def guard_input() -> io.Boolean.Input:
+    """The closed loop."""
+    return io.Boolean.Input(
+        "guard",
+        default=True,
+        optional=True,
+        advanced=True,
+        tooltip="Every computed step shows how well it could have been forecast. Where that is three times worse than the calibration "
+        "expects, compute the next step too. Encore Report shows where it happened.",
+    )
+
+
 class Encore(io.ComfyNode):
-    """Samples about `speed` times as fast: a published mask says which steps are computed, the others are forecast."""
+    """Samples about `speed` times as fast by TRACE, with the calibration that fits the model best."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -47,22 +75,35 @@ class Encore(io.ComfyNode):
             node_id="EncoreApply",
             display_name="Encore",
             category="encore",
-            description="Makes a diffusion transformer sample faster: computes a part of the steps and forecasts the others "
-            "from them. Works on any model; put it right before the sampler and watch the picture with Encore Report.",
+            description="Makes a diffusion transformer sample faster: computes a part of the steps and forecasts the others so that the "
+            "sampling comes out where it would have uncached. Works on any model; put it right before the sampler and watch the picture "
+            "with Encore Report. Takes a calibration of the model from models/encore if there is one, and the universal one if not.",
             search_aliases=["cache", "speed up", "faster", "teacache", "easycache", "feature caching"],
             inputs=[
                 io.Model.Input("model", tooltip="The model to speed up. LoRAs and other patches may come before or after."),
                 speed_input(),
                 site_input(),
+                error_input(),
+                guard_input(),
+                io.Boolean.Input(
+                    "learn",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Learn this model while you work: the next four samplings with it are computed in full and kept in "
+                    "models/encore, and from then on forecasts go by what was seen. Nothing happens where it is known already.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with the cache on it.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model: Any, speed: float, site: str = Site.GUIDED.value) -> io.NodeOutput:
-        recipe = encore(speed, family_of(model), Site(site))
-        return io.NodeOutput(attach(model, recipe, listener(cls.hidden.unique_id)))
+    def execute(
+        cls, model: Any, speed: float, site: str = Site.GUIDED.value, error: float = 0.0, guard: bool = True, learn: bool = False
+    ) -> io.NodeOutput:
+        choice = Automatic(speed, error, Site(site), guard, learn)
+        return io.NodeOutput(attach(model, choice, listener(cls.hidden.unique_id)))
 
 
 class EncoreMeasure(io.ComfyNode):

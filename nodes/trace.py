@@ -4,20 +4,18 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 
 from ..cache_core import CacheError, Site
-from ..cache_core.published import trace
+from ..cache_core.published import trace, trace_to
 from ..cache_core.trace import load, save, universal
 from .adapters.calibrate import Sampling, bytes_needed, calibrate, mismatch, shelf_of
 from .adapters.host import attach
-from .cache import site_input, speed_input
+from .automatic import FOLDER, SUFFIX
+from .cache import error_input, guard_input, site_input, speed_input
 from .live import listener
 
-FOLDER = Path(folder_paths.models_dir) / "encore"
 SHIPPED = "universal"
-SUFFIX = ".safetensors"
 
 
 class EncoreTrace(io.ComfyNode):
@@ -43,16 +41,27 @@ class EncoreTrace(io.ComfyNode):
                     "Calibrate in models/encore.",
                 ),
                 site_input(),
+                error_input(),
+                guard_input(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with the cache on it.")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model: Any, speed: float, calibration: str = SHIPPED, site: str = Site.GUIDED.value) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        speed: float,
+        calibration: str = SHIPPED,
+        site: str = Site.GUIDED.value,
+        error: float = 0.0,
+        guard: bool = True,
+    ) -> io.NodeOutput:
         known = universal() if calibration == SHIPPED else load(FOLDER / f"{calibration}{SUFFIX}")
         notes = [] if calibration == SHIPPED else mismatch(model, known)
-        return io.NodeOutput(attach(model, trace(speed, known, Site(site)), listener(cls.hidden.unique_id, notes)))
+        made = trace_to(error, known, Site(site), guard) if error > 0.0 else trace(speed, known, Site(site), guard)
+        return io.NodeOutput(attach(model, made, listener(cls.hidden.unique_id, notes)))
 
 
 class EncoreCalibrate(io.ComfyNode):

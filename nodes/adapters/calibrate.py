@@ -22,6 +22,8 @@ from ...cache_core.trace.rehearse import ROUNDS
 from .families import family_of
 from .host import attach
 
+VECTORS = 32  # small parameters that a model is told by
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -112,13 +114,12 @@ def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speed
 def shelf_of(sampling: Sampling, seed: int, folder: Path) -> Shelf:
     """The shelf of a calibration; its key tells what the trajectories depend on."""
     prompts = [[conditioning_digest(entry) for entry in side] for side in (sampling.positive, sampling.negative)]
-    return Shelf(folder, json.dumps([about(sampling), sampling.steps, seed, prompts]))
+    return Shelf(folder, json.dumps([about(sampling), sampling.scheduler, sampling.steps, seed, prompts]))
 
 
 def conditioning_digest(entry: Any) -> str:
     """Of one entry of a CONDITIONING: its numbers."""
-    numbers = entry[0].detach().float().cpu().contiguous().numpy().tobytes()
-    return hashlib.blake2b(numbers, digest_size=8).hexdigest()
+    return _digest(entry[0].detach().float().cpu().contiguous().numpy().tobytes())
 
 
 def bytes_needed(sampling: Sampling, trajectories: int) -> int:
@@ -142,23 +143,42 @@ class Progress:
 
 
 def fingerprint(model: Any) -> dict[str, str]:
-    """What a calibration must have in common with a model (ModelPatcher): its family and size, and the LoRAs on it."""
+    """What a calibration must have in common with a model (ModelPatcher): its network, some of its weights, the patches on it."""
     network = model.model.diffusion_model
     size = sum(parameter.numel() for parameter in network.parameters())
-    patches = hashlib.blake2b(repr(sorted(map(str, getattr(model, "patches", {})))).encode(), digest_size=8).hexdigest()
-    return {"family": family_of(model), "network": type(network).__name__, "parameters": str(size), "patches": patches}
+    patches = [(str(key), [round(float(patch[0]), 4) for patch in found]) for key, found in getattr(model, "patches", {}).items()]
+    weights = [f"{value:.2g}" for vector in _vectors(network) for value in vector.detach().flatten()[:4].float().tolist()]
+    return {
+        "family": family_of(model),
+        "network": type(network).__name__,
+        "parameters": str(size),
+        "patches": _digest(repr(sorted(patches)).encode()),
+        "weights": _digest(" ".join(weights).encode()),
+    }
+
+
+def _vectors(network: Any) -> list[Any]:
+    """Biases and norms: LoRAs leave them alone, finetunings do not, and they are seldom quantised."""
+    return [parameter for parameter in network.parameters() if parameter.ndim == 1 and parameter.is_floating_point()][:VECTORS]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def described(model: Any, cfg: float, sampler: str, shape: Sequence[int]) -> dict[str, Any]:
+    """What is written into a calibration of where it comes from; `shape` is the latent's [B, C, ...]."""
+    return {"cfg": cfg, "sampler": sampler, "size": list(shape[2:])} | fingerprint(model)
 
 
 def about(sampling: Sampling) -> dict[str, Any]:
-    """What is written into a calibration of where it comes from."""
-    shape = list(sampling.latent["samples"].shape[2:])
-    settings = {"cfg": sampling.cfg, "sampler": sampling.sampler_name, "scheduler": sampling.scheduler, "size": shape}
-    return settings | fingerprint(sampling.model)
+    """The same of a sampling."""
+    return described(sampling.model, sampling.cfg, sampling.sampler_name, sampling.latent["samples"].shape)
 
 
 def mismatch(model: Any, calibration: Calibration) -> Sequence[str]:
     """Notes for the report where a calibration was made on another model or with other LoRAs."""
     ours, theirs = fingerprint(model), calibration.about
-    words = {"network": "another network", "parameters": "a network of another size", "patches": "other LoRAs"}
+    words = {"network": "another network", "parameters": "a network of another size", "weights": "other weights", "patches": "other LoRAs"}
     other = [text for key, text in words.items() if key in theirs and theirs[key] != ours[key]]
     return [f"The calibration {calibration.name!r} was made with {' and '.join(other)}."] if other else []

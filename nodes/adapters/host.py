@@ -12,21 +12,22 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ...cache_core import CacheError, Case, Ledger, Recipe, Run, Schedule, Site
+from ...cache_core import CacheError, Case, Recipe, Run, Schedule, Site
 from ...cache_core.macs import Meter, form, is_compiled
 from ...cache_core.measure import Stopwatch, scalar
 from ...cache_core.policies import Never
+from ...cache_core.published import measure
 from . import inside, options, reports
+from .choice import Choice, Chooser, Listener, Situation, choose
 from .families import blocks_of
-
-Listener = Callable[[Ledger], None]
 
 _meters: "WeakKeyDictionary[nn.Module, Meter]" = WeakKeyDictionary()  # each keeps its network by a weak reference
 
 
-def attach(model: Any, recipe: Recipe, listener: Listener | None = None) -> Any:
+def attach(model: Any, recipe: Recipe | Chooser, listener: Listener | None = None) -> Any:
     """A clone of `model` (ModelPatcher) that samples with `recipe`, in place of any recipe attached before.
 
+    A function in its place is asked for the recipe each time that a sampling begins.
     `listener` gets the ledger of every sampling when it ends, whether it ended well or not.
     """
     model = model.clone()
@@ -44,7 +45,7 @@ def attach(model: Any, recipe: Recipe, listener: Listener | None = None) -> Any:
     return model
 
 
-def _sampling(recipe: Recipe, listener: Listener | None) -> Callable[..., Any]:
+def _sampling(recipe: Recipe | Chooser, listener: Listener | None) -> Callable[..., Any]:
     """Wrapper of one whole sampling: makes the run, and lets go of it whatever happens."""
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -52,10 +53,13 @@ def _sampling(recipe: Recipe, listener: Listener | None) -> Callable[..., Any]:
         before = guider.model_options
         guider.model_options = comfy.model_patcher.create_model_options_clone(before)
         passed = guider.model_options.setdefault("transformer_options", {})
-        passed[options.KEY] = run = _start(recipe, passed, sampler=args[2], sigmas=args[3])
+        choice, run = _start(recipe, passed, guider, noise=args[0], sampler=args[2], sigmas=args[3])
+        passed[options.KEY] = run
         try:
             inside.check(run, guider.model_patcher.model.diffusion_model, options.is_compiled(passed))
             latent = executor(*args, **kwargs)
+            if choice.finish is not None:
+                choice.finish(run.ledger)
         finally:
             guider.model_options = before
             run.ledger.settle()
@@ -70,9 +74,12 @@ def _sampling(recipe: Recipe, listener: Listener | None) -> Callable[..., Any]:
     return wrapper
 
 
-def _start(recipe: Recipe, passed: options.Options, sampler: Any, sigmas: Tensor) -> Run:
+def _start(
+    recipe: Recipe | Chooser, passed: options.Options, guider: Any, noise: Tensor, sampler: Any, sigmas: Tensor
+) -> tuple[Choice, Run]:
     """A new run of `recipe`, or one that computes everything and says why if caching cannot be right here."""
     reason = None
+    name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
     try:
         schedule = Schedule(tuple(sigmas.tolist()))
     except CacheError as error:
@@ -80,13 +87,17 @@ def _start(recipe: Recipe, passed: options.Options, sampler: Any, sigmas: Tensor
     rival = options.rival(passed)
     if rival is not None:
         reason = f"{rival} is on this model too, and two caches spoil each other: remove one of them"
-    if reason is not None:
-        recipe = replace(recipe, policy=Never(reason))
-    run = Run(recipe, schedule)
-    run.ledger.sampler = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
-    if reason is not None:
-        run.ledger.note(reason)
-    return run
+    if reason is None:
+        cfg = float(getattr(guider, "cfg", 1.0))
+        situation = Situation(guider.model_patcher, schedule, name.removeprefix("sample_"), cfg, tuple(noise.shape))
+        choice = choose(recipe, situation)
+    else:
+        choice = Choice(replace(recipe if isinstance(recipe, Recipe) else measure(), policy=Never(reason)), (reason,))
+    run = Run(choice.recipe, schedule)
+    run.ledger.sampler = name
+    for note in choice.notes:
+        run.ledger.note(note)
+    return choice, run
 
 
 def _loop(executor: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,134 @@
+"""What the node Encore chooses when a sampling begins, and how it learns a model while one works."""
+
+import threading
+
+import host_models
+import pytest
+import torch
+from pack.cache_core import Schedule, Site
+from pack.cache_core import published as p
+from pack.cache_core.masks import budget
+from pack.cache_core.trace import Trajectory, calibrated, plan, save, universal
+from pack.cache_core.trace.bands import LEVELS
+from pack.nodes import automatic
+from pack.nodes.adapters.calibrate import described
+from pack.nodes.adapters.choice import Situation
+from pack.nodes.adapters.host import attach
+from pack.nodes.automatic import LESSONS, Automatic
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(automatic, "FOLDER", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def model():
+    return host_models.make("flux")
+
+
+def situation(model, sampler="euler", cfg=1.0, steps=16, top=1.0):
+    sigmas = tuple(top * (1 - n / steps) for n in range(steps + 1))
+    return Situation(model, Schedule(sigmas), sampler, cfg, (1, *host_models.LATENT["flux"]))
+
+
+def keep(folder, model, name, cfg=1.0, size=None):
+    """A calibration of the model in the folder."""
+    into = Trajectory()
+    host_models.sample(attach(model, p.collect(into)), "flux", steps=8)
+    made = described(model, cfg, "euler", (1, *host_models.LATENT["flux"])) | ({"size": size} if size else {})
+    save(calibrated(name, into.statistics(LEVELS, 0.0), made, tries=2), folder / f"{name}.safetensors")
+
+
+def test_without_a_calibration_of_the_model_the_universal_one_serves(folder, model):
+    choice = Automatic(3.0)(situation(model))
+    assert choice.recipe == p.planned(choice.recipe.predictor.planner, "Encore 3x")
+    assert choice.recipe.predictor.planner.calibration is universal()
+    assert choice.notes == ()
+
+
+def test_a_calibration_of_this_model_is_found_the_nearest_in_cfg_first(folder, model):
+    for name, cfg in (("one", 1.0), ("two", 2.0)):
+        keep(folder, model, name, cfg)
+    (folder / "broken.safetensors").write_bytes(b"nothing")
+    chosen = {cfg: Automatic()(situation(model, cfg=cfg)).recipe.predictor.planner.calibration.name for cfg in (1.0, 1.3, 1.6, 2.9)}
+    assert chosen == {1.0: "one", 1.3: "one", 1.6: "two", 2.9: "two"}
+    far = Automatic()(situation(model, cfg=7.0))
+    assert far.recipe.predictor.planner.calibration is universal()
+    assert "'two' was made at CFG 2.0, too far from 7" in far.notes[0]
+
+
+def test_at_equal_cfg_the_one_of_the_same_size_is_taken(folder, model):
+    keep(folder, model, "another", size=[64, 64])
+    keep(folder, model, "same")
+    assert Automatic()(situation(model)).recipe.predictor.planner.calibration.name == "same"
+
+
+def test_a_calibration_of_other_weights_or_loras_is_left_alone(folder, model):
+    keep(folder, model, "mine")
+    other = host_models.make("flux")
+    with torch.no_grad():
+        next(v for v in other.model.diffusion_model.parameters() if v.ndim == 1).add_(0.5)
+    patched = model.clone()
+    patched.patches = {"diffusion_model.img_in.weight": [(0.8, None, 1.0, None, None)]}
+    for stranger in (other, patched):
+        assert Automatic()(situation(stranger)).recipe.predictor.planner.calibration is universal()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"), [({"sampler": "dpmpp_2m"}, "fitted to the sampler euler"), ({"top": 14.6}, "start at 14.6")]
+)
+def test_where_trace_does_not_fit_order_1_serves_and_the_report_says_why(folder, model, changes, reason):
+    choice = Automatic(2.0, site=Site.COND)(situation(model, **changes))
+    assert choice.recipe == p.encore(2.0, "flux", Site.COND)
+    assert reason in choice.notes[0]
+
+
+def test_an_error_is_the_goal_where_it_is_given(folder, model):
+    recipe = Automatic(2.0, error=0.01)(situation(model)).recipe
+    schedule = situation(model).schedule
+    found = recipe.predictor.planner.plan(schedule)
+    assert found is None or found.error <= 0.01
+    assert recipe.name == "Encore to 0.01"
+
+
+def test_speed_1_is_the_uncached_sampling_bit_for_bit(folder, model):
+    ours = host_models.sample(attach(model, Automatic(1.0)), "flux", steps=8)
+    assert torch.equal(ours, host_models.sample(model, "flux", steps=8))
+
+
+def test_it_learns_from_uncached_samplings_and_then_goes_by_what_it_learned(folder, model, monkeypatch):
+    monkeypatch.setattr(automatic, "calibrated", lambda *args: calibrated(*args, tries=2))
+    ledgers = []
+    attached = attach(model, Automatic(2.0, guarded=False, learn=True), ledgers.append)
+    for seed in range(LESSONS):
+        ours = host_models.sample(attached, "flux", steps=12, seed=seed)
+        assert torch.equal(ours, host_models.sample(model, "flux", steps=12, seed=seed))
+        assert f"{seed + 1} of {LESSONS}" in ledgers[-1].notes[0]
+    for thread in threading.enumerate():
+        if thread.name == "Encore learns":
+            thread.join()
+    (file,) = folder.iterdir()
+    assert file.name.startswith("learned-")
+    host_models.sample(attached, "flux", steps=12, seed=9)
+    assert ledgers[-1].computed == budget(12, 2.0)
+    assert ledgers[-1].source == f"calibration {file.stem}"
+
+
+def test_a_sampling_of_another_schedule_starts_the_lessons_anew(folder, model):
+    ledgers = []
+    attached = attach(model, Automatic(2.0, learn=True), ledgers.append)
+    for steps in (12, 12, 8):
+        host_models.sample(attached, "flux", steps=steps)
+    assert [ledger.notes[0].split(",")[1].strip() for ledger in ledgers] == [f"{n} of {LESSONS}" for n in (1, 2, 1)]
+
+
+def test_the_plan_is_the_one_that_the_ledger_shows(folder, model):
+    ledgers = []
+    host_models.sample(attach(model, Automatic(2.0, guarded=False), ledgers.append), "flux", steps=20)
+    (ledger,) = ledgers
+    schedule = Schedule((*(entry.sigma for entry in ledger.entries), 0.0))
+    assert {entry.step for entry in ledger.entries if entry.computed} == plan(universal(), schedule, budget(20, 2.0)).computed
