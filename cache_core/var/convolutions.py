@@ -143,11 +143,11 @@ class Decoder(nn.Module):
 
 
 class Linear(nn.Module):
-    """In place of either net where there are no levels, which no published file has: a linear map at each place."""
+    """In place of an encoder, which no published file has: a linear map at each place."""
 
-    def __init__(self, inside: int, outside: int) -> None:
+    def __init__(self, latent: int, colours: int) -> None:
         super().__init__()
-        self.conv_in = _conv(inside, outside, kernel=1)
+        self.conv_in = _conv(colours, latent, kernel=1)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.conv_in(x)
@@ -155,8 +155,8 @@ class Linear(nn.Module):
 
 
 def widths_of(weights: Mapping[str, Tensor]) -> tuple[tuple[int, ...], int]:
-    """Width of each level and blocks a level of the encoder whose tensors are `encoder.*` in a VQVAE's weights."""
-    blocks = [key.split(".") for key in weights if key.startswith("encoder.down.") and key.endswith("conv2.weight")]
+    """Width of each level and blocks a level, counted as the encoder's, of the decoder in a VQVAE's weights."""
+    blocks = [key.split(".") for key in weights if key.startswith("decoder.up.") and key.endswith("conv2.weight")]
     levels = 1 + max((int(parts[2]) for parts in blocks), default=-1)
-    each = 1 + max((int(parts[4]) for parts in blocks), default=-1)
-    return tuple(weights[f"encoder.down.{n}.block.0.conv2.weight"].shape[0] for n in range(levels)), each
+    each = max((int(parts[4]) for parts in blocks), default=0)
+    return tuple(weights[f"decoder.up.{n}.block.0.conv2.weight"].shape[0] for n in range(levels)), each

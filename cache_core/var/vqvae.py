@@ -16,17 +16,18 @@ class Layout:
     """Sizes of a VQVAE; by default those of vae_ch160v4096z32."""
 
     widths: tuple[int, ...] = (160, 160, 320, 320, 640)  # of each level, the finest first
-    blocks: int = 2
+    blocks: int = 2  # of each level of the encoder; the decoder has one more
     latent: int = 32
     words: int = 4096
     phis: int = 4
     counted: int = 10  # scales whose use of words is stored
-    patch: int = 1
+    patch: int = 1  # pixels of the side of a square that the nets see as one pixel of many colours
+    linear: bool = False  # whether the encoder is a linear map of squares
 
     @property
     def shrink(self) -> int:
         """Pixels of a picture's side for each one of the features'."""
-        return self.patch << max(len(self.widths) - 1, 0)
+        return self.patch << (len(self.widths) - 1)
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> "Layout":
@@ -34,29 +35,29 @@ class Layout:
         widths, blocks = widths_of(weights)
         words, latent = weights["quantize.embedding.weight"].shape
         phis = sum(key.startswith("quantize.quant_resi.qresi_ls.") and key.endswith(".bias") for key in weights)
-        patch = math.isqrt(weights["encoder.conv_in.weight"].shape[1] // 3)
-        return cls(widths, blocks, latent, words, phis, len(weights["quantize.ema_vocab_hit_SV"]), patch)
+        counted, patch = len(weights["quantize.ema_vocab_hit_SV"]), math.isqrt(weights["decoder.conv_out.weight"].shape[0] // 3)
+        return cls(widths, blocks, latent, words, phis, counted, patch, "encoder.conv_out.weight" not in weights)
 
 
 class VQVAE(nn.Module):
     """Pictures [B, 3, H, W] in 0..1 to words of each scale and back; keys as in vae_ch160v4096z32.
 
-    With `patch` > 1, which no published file has, its nets see squares of so many pixels as one pixel of many colours.
+    No published file has a `patch` above 1 or a linear encoder: these make a codec small enough to train in minutes.
     """
 
-    def __init__(self, layout: "Layout") -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.layout = layout
-        colours = 3 * layout.patch**2
+        self.layout, colours = layout, 3 * layout.patch**2
+        self._square = layout.shrink if layout.linear else layout.patch  # that the encoder sees as one pixel
         nets = (layout.widths, layout.blocks, layout.latent, colours)
-        self.encoder = Encoder(*nets) if layout.widths else Linear(colours, layout.latent)
-        self.decoder = Decoder(*nets) if layout.widths else Linear(layout.latent, colours)
+        self.encoder = Linear(layout.latent, 3 * self._square**2) if layout.linear else Encoder(*nets)
+        self.decoder = Decoder(*nets)
         self.quant_conv, self.post_quant_conv = (nn.Conv2d(layout.latent, layout.latent, 3, padding=1) for _ in range(2))
         self.quantize = Quantizer(layout.words, layout.latent, layout.phis, layout.counted)
 
     def features(self, pictures: Tensor) -> Tensor:
         """Features [B, C, H / shrink, W / shrink] before quantisation."""
-        y: Tensor = self.quant_conv(self.encoder(nn.functional.pixel_unshuffle(2 * pictures - 1, self.layout.patch)))
+        y: Tensor = self.quant_conv(self.encoder(nn.functional.pixel_unshuffle(2 * pictures - 1, self._square)))
         return y
 
     def encode(self, pictures: Tensor, scales: Scales) -> list[Tensor]:
