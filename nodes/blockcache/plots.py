@@ -32,13 +32,13 @@ def profile_plot(profile: Profile) -> Tensor:
     image, pen = sheet(HEAD + CURVES + FOOT + HEAD + rows * each + FOOT)
     mean, spread = profile.mean.numpy(), profile.spread.numpy()
     top = float(np.quantile(mean + spread, 0.99)) or 1.0
-    title = f"{profile.name}: relative L1 change of each block's residual, {profile.trajectories} trajectories"
-    heading(pen, MARGIN, title, f"Eq 6, 0 to {top:.3g}; band: standard deviation over trajectories; across: steps, noisy to clean")
+    text = f"{profile.name}: relative L1 change of each block's residual, {profile.trajectories} trajectories"
+    title(pen, MARGIN, text, f"Eq 6, 0 to {top:.3g}; band: standard deviation over trajectories; across: steps, noisy to clean")
     for n in range(profile.blocks):
         curve(pen, mean[n], spread[n], MARGIN + HEAD, CURVES - 20, top, COLOURS[n % len(COLOURS)])
     under = MARGIN + HEAD + CURVES + FOOT
-    heading(pen, under, "The same as a map", "brighter: changes more")
-    heat(image, mean / top, under + HEAD, each)
+    title(pen, under, "The same as a map", "brighter: changes more")
+    heat(image, mean / top, (LEFT, under + HEAD, WIDTH - LEFT - MARGIN, rows * each))
     for n, place in enumerate(profile.places):
         words = f"block {place.index}" if place.branch is None else f"{place.index} {place.branch.value}"
         _name(pen, words, under + HEAD + n * each, each, n)
@@ -51,7 +51,7 @@ def schedule_plot(schedule: BlockSchedule) -> Tensor:
     each = _height(rows)
     image, pen = sheet(HEAD + rows * each + FOOT)
     words = f"delta {schedule.delta:.4g}, {100 * schedule.share:.0f} % of the cells computed"
-    heading(pen, MARGIN, f"{schedule.name}: {schedule.reduction:.2f}x fewer MACs", f"{words}; blue: computed, dark: held")
+    title(pen, MARGIN, f"{schedule.name}: {schedule.reduction:.2f}x fewer MACs", f"{words}; blue: computed, dark: held")
     wide = (WIDTH - LEFT - MARGIN) / schedule.steps
     for block, computed in enumerate(schedule.computed):
         up = MARGIN + HEAD + block * each
@@ -62,12 +62,12 @@ def schedule_plot(schedule: BlockSchedule) -> Tensor:
     return picture(image)
 
 
-def loss_plot(losses: Sequence[float], title: str) -> Tensor:
+def loss_plot(losses: Sequence[float], text: str) -> Tensor:
     """Picture [1, H, W, 3] in 0..1 of a training's losses on a logarithmic axis, a step of the optimiser each."""
     image, pen = sheet(HEAD + CURVES + FOOT)
     logs = np.log10(np.maximum(losses or [1.0], 1e-12))
     low, high = float(logs.min()), float(logs.max())
-    heading(pen, MARGIN, title, f"{len(losses)} roll-outs; loss from {10**high:.3g} (top) to {10**low:.3g} (foot), logarithmic")
+    title(pen, MARGIN, text, f"{len(losses)} roll-outs; loss from {10**high:.3g} (top) to {10**low:.3g} (foot), logarithmic")
     curve(pen, logs - low, None, MARGIN + HEAD, CURVES - 20, (high - low) or 1.0, ERROR)
     return picture(image)
 
@@ -83,12 +83,12 @@ def curve(pen: Pen, values: Any, spread: Any, up: int, height: int, top: float, 
     pen.line([(x, foot - min(v, top) * scale) for x, v in zip(across, values, strict=False)], colour, 2)
 
 
-def heat(image: Image.Image, values: Any, up: int, each: int) -> None:
-    """A map of values [rows, columns] in 0..1, dark to bright."""
+def heat(image: Image.Image, values: Any, box: tuple[int, int, int, int]) -> None:
+    """A map of values [rows, columns] in 0..1, dark to bright, into the box (left, up, width, height)."""
     share = np.clip(values, 0, 1)[..., None]
     colours = np.array(BACK) * (1 - share) + np.array(ERROR) * share
     cells = Image.fromarray(colours.round().astype(np.uint8))
-    image.paste(cells.resize((WIDTH - LEFT - MARGIN, len(values) * each), Image.Resampling.NEAREST), (LEFT, up))
+    image.paste(cells.resize(box[2:], Image.Resampling.NEAREST), box[:2])
 
 
 def picture(image: Image.Image) -> Tensor:
@@ -97,7 +97,7 @@ def picture(image: Image.Image) -> Tensor:
 
 
 def sheet(height: int) -> tuple[Image.Image, Pen]:
-    """An empty picture of this height, margins left out, and what to draw on it with."""
+    """An empty picture of this height and its margins, and a pen."""
     image = Image.new("RGB", (WIDTH, height + 2 * MARGIN), BACK)
     return image, ImageDraw.Draw(image, "RGBA")
 
@@ -107,7 +107,7 @@ def _height(rows: int) -> int:
     return max(min(30, 900 // max(rows, 1)), 6)
 
 
-def heading(pen: Pen, up: int, title: str, words: str) -> None:
+def title(pen: Pen, up: int, title: str, words: str) -> None:
     """A title, and words below it."""
     pen.text((MARGIN, up), title, INK, ImageFont.load_default(20))
     pen.text((MARGIN, up + 28), words, FAINT, ImageFont.load_default(15))

@@ -20,9 +20,8 @@ from ..adapters.calibrate import Sampling, fingerprint
 from ..adapters.host import attach
 from ..adapters.skips import attach_branches, layout_of
 from ..adapters.skiptrain import Material, Pupil, learn, pupil
-from ..blockcache.plots import loss_plot
 from .files import BRANCHES, find, names, place_for
-from .plots import landscape_plot
+from .plots import landscape_plot, loss_plot
 
 CATEGORY = "encore/skip"
 NEW = "new"
