@@ -2,28 +2,32 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from ..cache_core.blockcache import Alignment, BlockSchedule, Profile, Rollouts, Training, for_reduction
 from ..cache_core.blockcache.profile import load as load_profile
 from ..cache_core.blockcache.schedule import load as load_schedule
+from ..demo import codec
 from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, load_model, sample
 from ..demo.train import STATE
-from ..demo.world import Scene, draw_scene
+from ..demo.world import FRAMES, SIDE, Scene, draw_scene
+from ..nodes.adapters.analysis import SITES, analysed
 from ..nodes.adapters.blockcache import Measurement, student
 from ..nodes.adapters.calibrate import fingerprint
 from ..nodes.adapters.lessons import Lesson
+from ..nodes.blockcache.analysis_plot import analysis_plot
 from .contest import weights
+from .output import write
 
 PROMPTS = HELD_OUT << 2  # seed of prompts and noise, out of reach of the held-out ones
 SHIPPED = Path(__file__).parents[1] / "demo" / "blockcache"
-WHAT = ("profile", "schedule", "fit", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def make(what: Sequence[str], order: Order) -> int:
     """Make files in their order, each from the ones before it; 0."""
     model = order.load()
     for one in what:
-        words = {"profile": make_profile, "schedule": make_schedule, "fit": make_fit, "train": make_training}[one](order, model)
+        words = MAKERS[one](order, model)
         print(f"{order.name}, {one}: {words}", flush=True)
     return 0
 
@@ -155,6 +159,24 @@ def train(order: Order, model: Any, schedule: BlockSchedule, pupil: Training, st
     return pupil.alignment(f"{order.name}-train", schedule, told)
 
 
+def make_analysis(order: Order, model: Any) -> str:
+    """What the model repeats from step to step: a figure and its numbers beside it."""
+    side = SIDE // codec.BLOCK
+    shape = [order.batch, 16, *([FRAMES] if order.family == "wan" else []), side, side]
+    groups = -(-order.trajectories // order.batch)
+    with tqdm(total=groups * len(SITES) * order.steps, desc="analysis", unit="step", disable=None) as bar:
+
+        def run(watched: Any, number: int) -> None:
+            order.sample(watched, order.scenes(order.batch, 3000 + number), number, bar)
+
+        found = analysed(order.name, model, shape, run, groups, order.about(model))
+    pixels = (255 * analysis_plot(found)[0]).round().byte().numpy()
+    picture = order.folder / f"analysis_{order.family}.png"
+    Image.fromarray(pixels).save(picture, optimize=True)
+    write(picture.with_suffix(".json"), {"model": order.name, "trajectories": found.profile.trajectories, **found.numbers()})
+    return f"{found.profile.trajectories} trajectories, {picture.name} and {picture.with_suffix('.json').name}"
+
+
 def words(found: Alignment) -> str:
     """An alignment for people."""
     scale, shift = found.rows.abs().mean((0, 2)).tolist()
@@ -162,3 +184,12 @@ def words(found: Alignment) -> str:
     return (
         f"{len(found.cells)} cells from {told['rollouts']} roll-outs in {told['seconds']} s, mean |scale| {scale:.3g}, |shift| {shift:.3g}."
     )
+
+
+MAKERS: dict[str, Callable[[Order, Any], str]] = {
+    "profile": make_profile,
+    "schedule": make_schedule,
+    "fit": make_fit,
+    "train": make_training,
+    "analysis": make_analysis,
+}

@@ -9,11 +9,12 @@ from .errors import LaunchError
 from .setup import Host
 
 WHAT = ("profile", "schedule", "fit", "train")
+HELP = "what to make, each from the ones before it; all: these four in turn; analysis: a figure of what the model repeats, and its numbers"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `blockcache`."""
-    parser.add_argument("what", choices=(*WHAT, "all"), help="what to make, each from the ones before it; all: the four in turn")
+    parser.add_argument("what", choices=(*WHAT, "all", "analysis"), help=HELP)
     parser.add_argument("model", choices=("flux", "wan"), help="the demo model")
     for name, text in {
         "trajectories": "samplings of the profile (default 64)",

@@ -4,8 +4,9 @@ Two residuals of neighbouring steps are compared by energy: |new - old|^2 / |new
 for. Nothing is kept of them but such sums. Changes of whole tensors are Eq 6 of arXiv:2312.03209, as in a profile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,8 +30,14 @@ class Redundancy:
         self._rings = rings(grid[1], grid[2])
         self._sums: dict[tuple[str, int], Tensor] = {}
         self._bands: dict[tuple[int, int], Tensor] = {}
-        self._probes: list[Tensor] = []
-        self._shown: dict[int, Tensor] = {}
+        self._probes: list[list[Tensor]] = []
+        self._shown: Tensor | None = None
+
+    def begin(self) -> Changes:
+        """Start another sampling; what it will show of whole residuals."""
+        self.changes, self._shown = Changes(), None
+        self._probes.append([])
+        return self.changes
 
     def look(self, seen: Observation, new: Tensor, old: Tensor | None) -> None:
         """A residual `new` [B, L, D] and the one before it, if any."""
@@ -48,7 +55,8 @@ class Redundancy:
 
     def tokens(self) -> Tensor:
         """Relative change of each place of the picture, [blocks, F, H, W], mean 1 over a block's places."""
-        return self._shares("tokens").unflatten(-1, self._grid)  # type: ignore[no-untyped-call]
+        shares = self._shares("tokens")
+        return shares.reshape(len(shares), *self._grid)
 
     def channels(self) -> Tensor:
         """Relative change of each channel, [blocks, D], mean 1 over a block's channels."""
@@ -63,17 +71,18 @@ class Redundancy:
         return found
 
     def probes(self) -> Tensor | None:
-        """Change of the probe, [B, steps], at step 0 zero; of the first condition."""
-        return torch.stack(self._probes, 1).cpu() if self._probes else None
+        """Change of the probe, [trajectories, steps], at step 0 zero; of the first condition. None if none was shown."""
+        found = [torch.stack(rows, 1) for rows in self._probes if rows]
+        return torch.cat(found) if found else None
 
     def _probe(self, seen: Observation) -> None:
         """Note how far the probe moved since the last step; of several conditions the first to come counts."""
         assert seen.probe is not None
-        if len(self._probes) > seen.step.index:
+        rows, before = self._probes[-1], self._shown
+        if len(rows) > seen.step.index:
             return
-        before = self._shown.get(0)
-        self._probes.append(torch.zeros(len(seen.probe)) if before is None else relative_change(seen.probe, before))
-        self._shown[0] = seen.probe.clone()
+        rows.append(torch.zeros(len(seen.probe)) if before is None else relative_change(seen.probe, before))
+        self._shown = seen.probe.clone()
 
     def _energies(self, part: Tensor) -> Tensor:
         """Energy [BANDS] of tokens [B, F H W, D] in each ring of frequencies over the picture."""
@@ -150,6 +159,15 @@ class Findings:
         }
 
 
+def findings(profile: Profile, inner: Redundancy, outputs: Sequence[Mapping[str, Tensor]]) -> Findings:
+    """Everything together; the first block's residual and that of the block in the middle are probes too."""
+    joint = {name: torch.cat([part[name] for part in outputs]) for name in outputs[0]}
+    probes = {"latent": joint["latent"], "first block": profile.changes[:, 0], "middle block": profile.changes[:, profile.blocks // 2]}
+    shown = inner.probes()
+    probes |= {} if shown is None else {"modulated input": shown}
+    return Findings(profile, inner.tokens(), inner.channels(), inner.bands(profile.steps), joint, probes)
+
+
 def rings(height: int, width: int) -> Tensor:
     """The band of each frequency of a picture's FFT, [height * width]."""
     down, across = torch.fft.fftfreq(height).abs(), torch.fft.fftfreq(width).abs()
@@ -177,4 +195,4 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 def _along(line: list[Tensor]) -> Tensor:
     """Eq 6 along a line of tensors [B, ...], [B, steps]."""
-    return torch.stack([torch.zeros(len(line[0])), *(relative_change(b, a) for a, b in zip(line, line[1:], strict=False))], 1)
+    return torch.stack([torch.zeros(len(line[0])), *(relative_change(b, a) for a, b in pairwise(line))], 1)

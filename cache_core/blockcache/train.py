@@ -2,8 +2,9 @@
 
 The student is the network with its schedule on, unrolled from noise by its own sampler; the teacher is the network without a
 cache at the student's own states; the loss is the mean squared difference of their predictions; nothing but the scales and
-shifts is trained, by one step of Adam for each roll-out. Each cached block has one linear layer on the timestep embedding, zero at first. The embedding is that of
-the noise level itself (sines and cosines), not the network's own, which differs per family. Gradients stay within a step.
+shifts is trained, by one step of Adam for each roll-out. Each cached block has one linear layer on the timestep embedding,
+zero at first. The embedding is that of the noise level itself (sines and cosines), not the network's own, which differs per
+family. Gradients stay within a step.
 """
 
 import math

@@ -25,9 +25,7 @@ def extent_of(model: Any, recipe: Recipe, latent: Sequence[int], text: int = 0, 
         return None
     keys = blocks.keys(network)
     width = next(value.shape[-1] for value in blocks.block(network, keys[0]).parameters() if value.ndim > 1)
-    patch = getattr(network, "patch_size", 1)
-    sides = (1, patch, patch) if isinstance(patch, int) else (1, *patch)[-3:]
-    picture = math.prod(math.ceil(size / side) for size, side in zip(latent[2:], sides[3 - len(latent[2:]) :], strict=True))
+    picture = math.prod(grid_of(network, latent))
     parts = {kind: len(parts_of(network, kind, recipe)) for kind, _ in keys}
     dtype: torch.dtype = model.model.manual_cast_dtype or model.model.get_dtype()
     carried = text if len(blocks.parts) > 1 else 0
@@ -35,3 +33,11 @@ def extent_of(model: Any, recipe: Recipe, latent: Sequence[int], text: int = 0, 
     extent = Extent(math.prod(latent), picture + carried, width, len(keys), latent[0], conditions, features, dtype, carried)
     timed = not hasattr(blocks.block(network, keys[0]), "img_norm1")  # Wan and LTXV: a shift, a scale and a gate, twice
     return replace(extent, modulated=6 * width) if timed else extent
+
+
+def grid_of(network: Any, latent: Sequence[int]) -> tuple[int, int, int]:
+    """Frames, rows and columns of the tokens that a `latent` [B, C, (F,) H, W] is cut into."""
+    patch = getattr(network, "patch_size", 1)
+    sides = (1, patch, patch) if isinstance(patch, int) else (1, *patch)[-3:]
+    frames, rows, columns = (math.ceil(size / side) for size, side in zip((1, *latent[2:])[-3:], sides, strict=True))
+    return frames, rows, columns

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .align import EncoreBlockAlignFit, EncoreBlockAlignTrain
+from .analysis import EncoreAnalysis
 from .cache import EncoreBlockCache
 from .profile import EncoreBlockProfile
 from .schedule import EncoreBlockSchedule
@@ -13,4 +14,5 @@ BLOCKCACHE: list[type[io.ComfyNode]] = [
     EncoreBlockCache,
     EncoreBlockAlignFit,
     EncoreBlockAlignTrain,
+    EncoreAnalysis,
 ]

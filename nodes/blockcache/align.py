@@ -111,8 +111,8 @@ class EncoreBlockAlignTrain(_Align):
                 default=200,
                 min=1,
                 max=100_000,
-                tooltip="Roll-outs in all, each some five samplings long and followed by a step of the optimiser. The paper has 15,000. With "
-                "the name of a training that has as many already, nothing is added.",
+                tooltip="Roll-outs in all, each some five samplings long and followed by a step of the optimiser. The paper has 15,000. "
+                "With the name of a training that has as many already, nothing is added.",
             ),
             io.Float.Input(
                 "learning_rate", default=RATE, min=1e-7, max=1e-1, step=1e-6, round=False, tooltip="Of Adam. Lower it if the loss rises."

@@ -32,13 +32,13 @@ def profile_plot(profile: Profile) -> Tensor:
     image, pen = sheet(HEAD + CURVES + FOOT + HEAD + rows * each + FOOT)
     mean, spread = profile.mean.numpy(), profile.spread.numpy()
     top = float(np.quantile(mean + spread, 0.99)) or 1.0
-    text = f"{profile.name}: relative L1 change of each block's residual, {profile.trajectories} trajectories"
+    title = f"{profile.name}: relative L1 change of each block's residual, {profile.trajectories} trajectories"
     title(pen, MARGIN, text, f"Eq 6, 0 to {top:.3g}; band: standard deviation over trajectories; across: steps, noisy to clean")
     for n in range(profile.blocks):
         curve(pen, mean[n], spread[n], MARGIN + HEAD, CURVES - 20, top, COLOURS[n % len(COLOURS)])
     under = MARGIN + HEAD + CURVES + FOOT
     title(pen, under, "The same as a map", "brighter: changes more")
-    heat(image, mean / top, (LEFT, under + HEAD, WIDTH - LEFT - MARGIN, rows * each))
+    heat(image, mean / top, under + HEAD, each)
     for n, place in enumerate(profile.places):
         words = f"block {place.index}" if place.branch is None else f"{place.index} {place.branch.value}"
         _name(pen, words, under + HEAD + n * each, each, n)
@@ -62,7 +62,7 @@ def schedule_plot(schedule: BlockSchedule) -> Tensor:
     return picture(image)
 
 
-def loss_plot(losses: Sequence[float], text: str) -> Tensor:
+def loss_plot(losses: Sequence[float], title: str) -> Tensor:
     """Picture [1, H, W, 3] in 0..1 of a training's losses on a logarithmic axis, a step of the optimiser each."""
     image, pen = sheet(HEAD + CURVES + FOOT)
     logs = np.log10(np.maximum(losses or [1.0], 1e-12))
@@ -83,12 +83,12 @@ def curve(pen: Pen, values: Any, spread: Any, up: int, height: int, top: float, 
     pen.line([(x, foot - min(v, top) * scale) for x, v in zip(across, values, strict=False)], colour, 2)
 
 
-def heat(image: Image.Image, values: Any, box: tuple[int, int, int, int]) -> None:
-    """A map of values [rows, columns] in 0..1, dark to bright, into the box (left, up, width, height)."""
+def heat(image: Image.Image, values: Any, up: int, each: float, across: tuple[int, int] = (LEFT, WIDTH - MARGIN)) -> None:
+    """A map of values [rows, columns] in 0..1, dark to bright: rows of `each` pixels from `up`, columns from left to right edge."""
     share = np.clip(values, 0, 1)[..., None]
     colours = np.array(BACK) * (1 - share) + np.array(ERROR) * share
     cells = Image.fromarray(colours.round().astype(np.uint8))
-    image.paste(cells.resize(box[2:], Image.Resampling.NEAREST), box[:2])
+    image.paste(cells.resize((across[1] - across[0], round(len(values) * each)), Image.Resampling.NEAREST), (across[0], up))
 
 
 def picture(image: Image.Image) -> Tensor:
@@ -97,7 +97,6 @@ def picture(image: Image.Image) -> Tensor:
 
 
 def sheet(height: int) -> tuple[Image.Image, Pen]:
-    """An empty picture of this height and its margins, and a pen."""
     image = Image.new("RGB", (WIDTH, height + 2 * MARGIN), BACK)
     return image, ImageDraw.Draw(image, "RGBA")
 
