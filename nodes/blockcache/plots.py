@@ -33,11 +33,11 @@ def profile_plot(profile: Profile) -> Tensor:
     mean, spread = profile.mean.numpy(), profile.spread.numpy()
     top = float(np.quantile(mean + spread, 0.99)) or 1.0
     title = f"{profile.name}: relative L1 change of each block's residual, {profile.trajectories} trajectories"
-    title(pen, MARGIN, text, f"Eq 6, 0 to {top:.3g}; band: standard deviation over trajectories; across: steps, noisy to clean")
+    heading(pen, MARGIN, title, f"Eq 6, 0 to {top:.3g}; band: standard deviation over trajectories; across: steps, noisy to clean")
     for n in range(profile.blocks):
         curve(pen, mean[n], spread[n], MARGIN + HEAD, CURVES - 20, top, COLOURS[n % len(COLOURS)])
     under = MARGIN + HEAD + CURVES + FOOT
-    title(pen, under, "The same as a map", "brighter: changes more")
+    heading(pen, under, "The same as a map", "brighter: changes more")
     heat(image, mean / top, under + HEAD, each)
     for n, place in enumerate(profile.places):
         words = f"block {place.index}" if place.branch is None else f"{place.index} {place.branch.value}"
@@ -51,7 +51,7 @@ def schedule_plot(schedule: BlockSchedule) -> Tensor:
     each = _height(rows)
     image, pen = sheet(HEAD + rows * each + FOOT)
     words = f"delta {schedule.delta:.4g}, {100 * schedule.share:.0f} % of the cells computed"
-    title(pen, MARGIN, f"{schedule.name}: {schedule.reduction:.2f}x fewer MACs", f"{words}; blue: computed, dark: held")
+    heading(pen, MARGIN, f"{schedule.name}: {schedule.reduction:.2f}x fewer MACs", f"{words}; blue: computed, dark: held")
     wide = (WIDTH - LEFT - MARGIN) / schedule.steps
     for block, computed in enumerate(schedule.computed):
         up = MARGIN + HEAD + block * each
@@ -67,7 +67,7 @@ def loss_plot(losses: Sequence[float], title: str) -> Tensor:
     image, pen = sheet(HEAD + CURVES + FOOT)
     logs = np.log10(np.maximum(losses or [1.0], 1e-12))
     low, high = float(logs.min()), float(logs.max())
-    title(pen, MARGIN, text, f"{len(losses)} roll-outs; loss from {10**high:.3g} (top) to {10**low:.3g} (foot), logarithmic")
+    heading(pen, MARGIN, title, f"{len(losses)} roll-outs; loss from {10**high:.3g} (top) to {10**low:.3g} (foot), logarithmic")
     curve(pen, logs - low, None, MARGIN + HEAD, CURVES - 20, (high - low) or 1.0, ERROR)
     return picture(image)
 
@@ -97,6 +97,7 @@ def picture(image: Image.Image) -> Tensor:
 
 
 def sheet(height: int) -> tuple[Image.Image, Pen]:
+    """An empty picture of this height, its margins besides, and a pen to draw on it."""
     image = Image.new("RGB", (WIDTH, height + 2 * MARGIN), BACK)
     return image, ImageDraw.Draw(image, "RGBA")
 
@@ -106,7 +107,7 @@ def _height(rows: int) -> int:
     return max(min(30, 900 // max(rows, 1)), 6)
 
 
-def title(pen: Pen, up: int, title: str, words: str) -> None:
+def heading(pen: Pen, up: int, title: str, words: str) -> None:
     """A title, and words below it."""
     pen.text((MARGIN, up), title, INK, ImageFont.load_default(20))
     pen.text((MARGIN, up + 28), words, FAINT, ImageFont.load_default(15))
