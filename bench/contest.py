@@ -80,6 +80,10 @@ class Course:
             result.sizes.append(len(group))
         return torch.cat(parts), result
 
+    def sampled(self, recipe: Recipe, setting: Setting, seed: int, progress: Progress) -> None:
+        """Sample all prompts at once with a recipe that only looks on, from noise of this seed beyond the held-out."""
+        self._sample(attach(self.model, recipe), self.scenes, Entrant(recipe.name, setting, ""), seed - HELD_OUT, progress)
+
     def judge(self, entrant: Entrant, uncached: Tensor, progress: Progress) -> Result:
         """Sample all prompts and score them against the `uncached` frames."""
         frames, result = self.frames(entrant, progress)

@@ -14,6 +14,7 @@ from ..demo import codec, judge
 from ..demo.agreement import HELD_OUT, judged
 from ..demo.agreement import score as agreement
 from ..demo.judge.network import CODE
+from ..demo.skip.classes import NONE, draw
 from ..demo.world import FRAMES, Scene, draw_scene, render
 from ..launch.quality import psnr, ssim
 
@@ -34,15 +35,20 @@ class Score:
 
 def score(family: str, scene: Scene, frames: Tensor, uncached: Tensor) -> Score:
     """Compare frames [F, 64, 64, 3] in 0..1 with the uncached ones. PSNR is over all frames, SSIM and distance are means."""
+    rate = agreement(family, frames[None], [scene])["all"]["mean"]
+    return Score(**fidelity(frames, uncached), agreement=rate, features=features_of(frames))
+
+
+def fidelity(frames: Tensor, uncached: Tensor) -> dict[str, float]:
+    """What compares frames [F, 64, 64, 3] in 0..1 with the uncached ones, by the names that a score has for it."""
     ours, theirs = (255 * part.double().numpy() for part in (frames, uncached))  # not rounded: at 55 dB the rounding would show
-    seen = torch.cat(list(judged(frames[None]).values()))
-    return Score(
-        psnr(ours, theirs),
-        fmean(ssim(a, b) for a, b in zip(ours, theirs, strict=True)),
-        judge_distance(frames, uncached),
-        agreement(family, frames[None], [scene])["all"]["mean"],
-        judge.features(seen),
-    )
+    near = fmean(ssim(a, b) for a, b in zip(ours, theirs, strict=True))
+    return {"psnr_db": psnr(ours, theirs), "ssim": near, "judge_distance": judge_distance(frames, uncached)}
+
+
+def features_of(frames: Tensor) -> Tensor:
+    """The judge's features [J, 240] of the frames [F, 64, 64, 3] that it looks at."""
+    return judge.features(torch.cat(list(judged(frames[None]).values())))
 
 
 def judge_distance(frames: Tensor, uncached: Tensor) -> float:
@@ -61,7 +67,8 @@ def fresh(family: str) -> Tensor:
     """Features [FRESH * J, 240] of the world's own pictures or clips, through the codec, always the same."""
     rng = random.Random(HELD_OUT + 1)
     moving = family == "wan"
-    scenes = [draw_scene(rng, moving) for _ in range(FRESH)]
+    labelled = family.startswith("dit")
+    scenes = [draw(n % NONE, rng) if labelled else draw_scene(rng, moving) for n in range(FRESH)]
     frames = codec.decode(codec.encode(render(scenes, rng, FRAMES if moving else 1)))
     return judge.features(torch.cat(list(judged(frames).values())))
 

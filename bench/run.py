@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..demo.agreement import DEFAULTS, Setting
-from . import blockcache, code, frontier, methods, overhead
+from . import blockcache, code, frontier, methods, overhead, skip, twins
 from .contest import Course, make_course, weights
 from .output import Columns, Row, environment, table, write
 from .progress import Bar
@@ -14,6 +14,7 @@ BENCHES: dict[str, tuple[Callable[[Course, Setting, int, Bar], list[Row]], Colum
     "methods": (methods.run, methods.COLUMNS),
     "frontier": (frontier.run, frontier.COLUMNS),
     "blockcache": (blockcache.run, blockcache.COLUMNS),
+    "skip": (skip.run, skip.COLUMNS),
     "overhead": (overhead.run, overhead.COLUMNS),
 }
 ALONE: dict[str, tuple[Callable[[int, int, Bar], tuple[list[Row], list[Path]]], Columns]] = {
@@ -47,8 +48,9 @@ def bench(name: str, families: Sequence[str], size: Size, command: str, file: Pa
             act, columns = BENCHES[name]
             files = [weights(family) for family in families]
             for family in families:
-                course = make_course(family, size.prompts, size.batch)
-                rows += act(course, replace(DEFAULTS[family], steps=size.steps), size.rounds, bar)
+                course = (twins.make if family in twins.TWINS else make_course)(family, size.prompts, size.batch)
+                setting = replace(DEFAULTS.get(family, twins.SETTING), steps=size.steps)
+                rows += act(course, setting, size.rounds, bar)
     print(table(columns, rows))
     if file is not None:
         about = environment(files)

@@ -17,15 +17,19 @@ NAMES = {
     "frontier": "quality against cost: TRACE next to reuse, order 1 and fewer steps at 1.5 to 5 times",
     "code": "CoDe on the demo VARs: seconds, memory and quality at every number of drafted scales (a prompt: a batch of 32)",
     "blockcache": "Block Caching's shipped schedules, without an alignment, with the fitted and with the trained one",
+    "skip": "Skip-Cache on the demo DiT with skip branches and on its twin without, and on the others with a fitted branch",
     "overhead": "what Encore itself costs in an evaluation that is computed and in one that is skipped, and what it keeps",
 }
+
+
+MODELS, TWINS = ("flux", "wan"), ("dit-skip", "dit")  # with prompts, and with class labels
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `bench`."""
     parser.add_argument("name", choices=NAMES, metavar="NAME", help="; ".join(f"{name}: {text}" for name, text in NAMES.items()))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE, whole or not at all")
-    parser.add_argument("--model", choices=("flux", "wan"), help="run only this demo model")
+    parser.add_argument("--model", choices=(*MODELS, *TWINS), help="run only this demo model; the DiTs are for skip")
     parser.add_argument("--quick", action="store_true", help="4 prompts, 20 steps, 1 round of timing, where nothing else is said")
     for name, text in {
         "prompts": "held-out prompts (default 16)",
@@ -41,6 +45,8 @@ def bench(host: Host, options: argparse.Namespace) -> int:
     """Run the benchmark that `options` name."""
     if options.json and not options.json.resolve().parent.is_dir():
         raise LaunchError(f"--json names {options.json}, and there is no folder {options.json.resolve().parent}. Make it first")
+    if options.model in TWINS and options.name != "skip":
+        raise LaunchError(f"--model {options.model} has class labels, and only bench skip samples those. Leave it out or name flux or wan")
     pack = load_pack(host)
     if options.threads:
         import torch
@@ -49,7 +55,7 @@ def bench(host: Host, options: argparse.Namespace) -> int:
     run = importlib.import_module(f"{pack}.bench.run")
     sizes = {name: getattr(options, name) for name in ("prompts", "steps", "rounds", "batch")}
     size = run.size(options.quick, **{name: value for name, value in sizes.items() if value})
-    families = [options.model] if options.model else ["flux", "wan"]
+    families = [options.model] if options.model else [*TWINS, *MODELS] if options.name == "skip" else [*MODELS]
     command = " ".join(["./encore", *sys.argv[1:]])
     code: int = run.bench(options.name, families, size, command, options.json)
     return code
