@@ -1,7 +1,7 @@
 """What a decoding did: seconds, tokens and bytes of each scale, by the model that made it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..measure import Stopwatch
@@ -30,16 +30,16 @@ class Report:
     painting_seconds: float = 0.0  # the codec
     device_peak: int | None = None  # measured, where the device tells
     entries: list[Entry] = field(default_factory=list)
-    _open: list[tuple[str, Done, int]] = field(default_factory=list)
+    _open: list[tuple[Entry, Stopwatch]] = field(default_factory=list)
 
     def add(self, model: str, done: Done, weight_bytes: int) -> None:
-        """Note a scale. Its time stays on the device until `settle`, so that nothing waits for it; its draft is let go of."""
-        self._open.append((model, done, weight_bytes))
+        """Note a scale. Its time stays on the device until `settle`, so that nothing waits for it. Its draft is not kept."""
+        entry = Entry(model, done.scale, done.side, done.tokens, 0.0, done.kv_bytes, weight_bytes)
+        self._open.append((entry, done.watch))
 
     def settle(self, painting: Stopwatch | None = None) -> "Report":
         """Read the times from the device."""
-        for model, done, weights in self._open:
-            self.entries.append(Entry(model, done.scale, done.side, done.tokens, done.watch.seconds(), done.kv_bytes, weights))
+        self.entries += [replace(entry, seconds=watch.seconds()) for entry, watch in self._open]
         self._open.clear()
         self.painting_seconds = painting.seconds() if painting else 0.0
         return self

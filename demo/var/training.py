@@ -1,9 +1,10 @@
 """The loop that all trainings of the demo VARs share: seeded, in bfloat16 products, resumed where it was stopped."""
 
+import argparse
 import json
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from ..muon import Muon
 from ..train import STATE, write
 
 WARM = 50  # steps in which the learning rate rises
+SEED = 7
 
 
 class Task(Protocol):
@@ -28,6 +30,9 @@ class Task(Protocol):
 
     def loss(self, step: int, rng: random.Random) -> Tensor: ...
     def finish(self, about: dict[str, str]) -> None: ...
+
+
+Tasks = Mapping[str, tuple[Callable[[int, int], Task], int]]  # by name: what makes a task of so many steps with a seed, and the steps
 
 
 def adamw(parameters: Iterable[nn.Parameter], rate: float, decay: float = 0.01) -> torch.optim.Optimizer:
@@ -106,3 +111,19 @@ def export(path: Path, network: nn.Module, about: dict[str, str]) -> None:
     """Write the weights that ship: bfloat16, and whole numbers as they are."""
     weights = {name: value.bfloat16() if value.is_floating_point() else value for name, value in network.state_dict().items()}
     write(path, weights, about)
+
+
+def command(prog: str, doc: str | None, tasks: Tasks) -> None:
+    """The command line of a training: which task, and how long."""
+    parser = argparse.ArgumentParser(prog=f"python -m {prog}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "task", choices=tasks, metavar="TASK", help=", ".join(f"{name} ({steps} steps)" for name, (_, steps) in tasks.items())
+    )
+    parser.add_argument("--steps", type=int, help="other than the task's number of steps")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--every", type=int, default=50, help="steps between saves (default 50)")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads (default 1)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    make, steps = tasks[options.task]
+    train(make(options.steps or steps, options.seed), options.seed, options.every)

@@ -1,8 +1,8 @@
 """Trains the demo VARs: `python -m demo.var.transformers drafter` or `refiner`. Seeded, and resumes."""
 
-import argparse
 import math
 import random
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from cache_core.var.vqvae import VQVAE
 
 from . import vqvae
 from .pictures import LABELS, SIDES, WEIGHTS, draw
-from .training import bfloat16, export, muon_and_adamw, train
+from .training import Tasks, bfloat16, command, export, muon_and_adamw
 
 SCALES = Scales(SIDES)
 UNTOLD = 0.1  # share of the pictures whose class is not told, as VAR trains
@@ -90,13 +90,7 @@ class Plain:
         export(file(self.name), self.network, about)
 
 
+TASKS: Tasks = {name: (partial(Plain, name), 700) for name in LAYOUTS}
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m demo.var.transformers", description=__doc__)
-    parser.add_argument("name", choices=LAYOUTS)
-    parser.add_argument("--steps", type=int, default=900)
-    parser.add_argument("--seed", type=int, default=8)
-    parser.add_argument("--every", type=int, default=100, help="steps between saves")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    train(Plain(options.name, options.steps, options.seed), options.seed, options.every)
+    command("demo.var.transformers", __doc__, TASKS)

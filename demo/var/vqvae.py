@@ -4,7 +4,6 @@ The encoder is linear, the principal components of 8x8 squares; the quantiser le
 transformers never see, learns to paint from that. Both of these are the published ones, small.
 """
 
-import argparse
 import random
 
 import torch
@@ -15,7 +14,7 @@ from cache_core.var.scales import Scales
 from cache_core.var.vqvae import VQVAE, Layout
 
 from .pictures import SIDES, WEIGHTS, draw
-from .training import adamw, bfloat16, export, train
+from .training import Tasks, adamw, bfloat16, command, export
 
 FILE = WEIGHTS / "demo-vqvae.safetensors"
 LAYOUT = Layout(widths=(48, 64), blocks=1, latent=24, words=512, counted=len(SIDES), patch=4, linear=True)
@@ -100,16 +99,7 @@ class Painter:
         export(FILE, self.network, about)
 
 
-TASKS: dict[str, tuple[type[Quantiser] | type[Painter], int]] = {"quantiser": (Quantiser, 150), "decoder": (Painter, 600)}
+TASKS: Tasks = {"quantiser": (Quantiser, 150), "decoder": (Painter, 500)}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m demo.var.vqvae", description=__doc__)
-    parser.add_argument("part", choices=TASKS)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--every", type=int, default=50, help="steps between saves")
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    task, steps = TASKS[options.part]
-    train(task(options.steps or steps, options.seed), options.seed, options.every)
+    command("demo.var.vqvae", __doc__, TASKS)
