@@ -21,7 +21,7 @@ from .adapters.families import family_of
 
 FOLDER = Path(folder_paths.models_dir) / "encore"
 SUFFIX = ".safetensors"
-SOLVERS = frozenset({"euler"})  # that TRACE's weights are fitted for
+NOISY = ("ancestral", "sde", "lcm", "ddpm", "sa_solver")  # parts of the names of solvers that add noise at every step
 NOISIEST = 1.001  # noise level that rectified flow does not exceed
 NEAR = 1.5  # a calibration serves CFG scales up to so many times its own, or smaller
 LESSONS = 4  # uncached samplings that a calibration is learned from
@@ -47,7 +47,8 @@ class Automatic:
         known, note = own(situation)
         if known is None and self.learn:
             return lesson(situation)
-        return Choice(self._recipe(known or universal()), (note,) if note else ())
+        notes = tuple(text for text in (note, disturbed(situation)) if text)
+        return Choice(self._recipe(known or universal()), notes)
 
     def _recipe(self, known: Calibration) -> Recipe:
         if self.error > 0.0:
@@ -57,12 +58,17 @@ class Automatic:
 
 def unfit(situation: Situation) -> str | None:
     """Why TRACE cannot forecast this sampling, or None."""
-    fallback = "so forecasts are of order 1, on a published mask."
-    if situation.schedule.sigmas[0] > NOISIEST:
-        return f"The noise levels start at {situation.schedule.sigmas[0]:.3g}, and TRACE knows rectified flow, up to 1, {fallback}"
-    if situation.sampler not in SOLVERS:
-        return f"TRACE is fitted to the sampler {', '.join(sorted(SOLVERS))}, and this is {situation.sampler}, {fallback}"
-    return None
+    top = situation.schedule.sigmas[0]
+    if top <= NOISIEST:
+        return None
+    return f"Noise levels start at {top:.3g}, and TRACE knows rectified flow, up to 1: forecasts are of order 1, on a published mask."
+
+
+def disturbed(situation: Situation) -> str:
+    """A note if the solver adds noise at every step, which no forecast knows of."""
+    if not any(part in situation.sampler for part in NOISY):
+        return ""
+    return f"The sampler {situation.sampler} adds noise at every step, which cannot be forecast: expect less speed or another picture."
 
 
 def own(situation: Situation) -> tuple[Calibration | None, str]:

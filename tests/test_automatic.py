@@ -78,13 +78,17 @@ def test_a_calibration_of_other_weights_or_loras_is_left_alone(folder, model):
         assert Automatic()(situation(stranger)).recipe.predictor.planner.calibration is universal()
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"), [({"sampler": "dpmpp_2m"}, "fitted to the sampler euler"), ({"top": 14.6}, "start at 14.6")]
-)
-def test_where_trace_does_not_fit_order_1_serves_and_the_report_says_why(folder, model, changes, reason):
-    choice = Automatic(2.0, site=Site.COND)(situation(model, **changes))
+def test_where_trace_does_not_fit_order_1_serves_and_the_report_says_why(folder, model):
+    choice = Automatic(2.0, site=Site.COND)(situation(model, top=14.6))
     assert choice.recipe == p.encore(2.0, "flux", Site.COND)
-    assert reason in choice.notes[0]
+    assert "start at 14.6" in choice.notes[0]
+
+
+@pytest.mark.parametrize(("sampler", "noisy"), [("dpmpp_2m", False), ("heun", False), ("euler_ancestral", True), ("dpmpp_2m_sde", True)])
+def test_every_solver_is_forecast_and_of_one_that_adds_noise_the_report_warns(folder, model, sampler, noisy):
+    choice = Automatic(2.0)(situation(model, sampler=sampler))
+    assert choice.recipe.predictor.planner.calibration is universal()
+    assert any("adds noise" in note for note in choice.notes) is noisy
 
 
 def test_an_error_is_the_goal_where_it_is_given(folder, model):
