@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..demo.agreement import DEFAULTS, Setting
-from . import blockcache, code, frontier, methods, overhead, skip, twins
+from . import blockcache, code, frontier, methods, overhead, plot, skip, twins
 from .contest import Course, make_course, weights
 from .output import Columns, Row, environment, table, write
 from .progress import Bar
@@ -37,8 +37,16 @@ def size(quick: bool, **chosen: int) -> Size:
     return replace(Size(prompts=4, steps=20, rounds=1) if quick else Size(), **chosen)
 
 
-def bench(name: str, families: Sequence[str], size: Size, command: str, file: Path | None) -> int:
-    """Run benchmark `name`, print its table, and write its rows to `file`; 0."""
+def bench(
+    name: str,
+    families: Sequence[str],
+    size: Size,
+    command: str,
+    file: Path | None,
+    sampler: str | None = None,
+    picture: Path | None = None,
+) -> int:
+    """Run benchmark `name`, with another `sampler` if given, print its table, and write its rows to `file` and a `picture`; 0."""
     rows: list[Row] = []
     with Bar(name) as bar:
         if name in ALONE:
@@ -50,9 +58,12 @@ def bench(name: str, families: Sequence[str], size: Size, command: str, file: Pa
             for family in families:
                 course = (twins.make if family in twins.TWINS else make_course)(family, size.prompts, size.batch)
                 setting = replace(DEFAULTS.get(family, twins.SETTING), steps=size.steps)
+                setting = replace(setting, sampler=sampler or setting.sampler)
                 rows += act(course, setting, size.rounds, bar)
     print(table(columns, rows))
     if file is not None:
         about = environment(files)
         write(file, {"command": command, "shrunk": size != Size(), "environment": about, "rows": rows})
+    if picture is not None:
+        plot.frontier(rows, picture)
     return 0

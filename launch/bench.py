@@ -30,6 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=NAMES, metavar="NAME", help="; ".join(f"{name}: {text}" for name, text in NAMES.items()))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE, whole or not at all")
     parser.add_argument("--model", choices=(*MODELS, *TWINS), help="run only this demo model; the DiTs are for skip")
+    parser.add_argument("--sampler", metavar="NAME", help="a sampler of ComfyUI in place of euler, such as dpmpp_2m")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw PSNR against MACs saved as a PNG, where the benchmark has both")
     parser.add_argument("--quick", action="store_true", help="4 prompts, 20 steps, 1 round of timing, where nothing else is said")
     for name, text in {
         "prompts": "held-out prompts (default 16)",
@@ -43,8 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def bench(host: Host, options: argparse.Namespace) -> int:
     """Run the benchmark that `options` name."""
-    if options.json and not options.json.resolve().parent.is_dir():
-        raise LaunchError(f"--json names {options.json}, and there is no folder {options.json.resolve().parent}. Make it first")
+    for name, file in (("json", options.json), ("plot", options.plot)):
+        if file and not file.resolve().parent.is_dir():
+            raise LaunchError(f"--{name} names {file}, and there is no folder {file.resolve().parent}. Make it first")
     if options.model in TWINS and options.name != "skip":
         raise LaunchError(f"--model {options.model} has class labels, and only bench skip samples those. Leave it out or name flux or wan")
     pack = load_pack(host)
@@ -57,7 +60,7 @@ def bench(host: Host, options: argparse.Namespace) -> int:
     size = run.size(options.quick, **{name: value for name, value in sizes.items() if value})
     families = [options.model] if options.model else [*TWINS, *MODELS] if options.name == "skip" else [*MODELS]
     command = " ".join(["./encore", *sys.argv[1:]])
-    code: int = run.bench(options.name, families, size, command, options.json)
+    code: int = run.bench(options.name, families, size, command, options.json, options.sampler, options.plot)
     return code
 
 

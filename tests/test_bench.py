@@ -7,12 +7,13 @@ import random
 
 import pytest
 import torch
-from pack.bench import bootstrap, methods, metrics, output, overhead, rows, run
+from pack.bench import bootstrap, methods, metrics, output, overhead, plot, rows, run
 from pack.cache_core import Recipe, published
 from pack.demo import judge
 from pack.demo.agreement import HELD_OUT
 from pack.demo.world import draw_scene, render
 from pack.launch import bench, cli, errors
+from PIL import Image
 
 SCHEMA = {"model", "method", "setting", "steps", "computed", "macs_reduction", "speedup", "psnr_db", "ssim", "judge_distance", "frechet"}
 SCHEMA |= {"agreement", "prompts", "notes"}
@@ -247,3 +248,16 @@ class TestCommand:
         options, _ = cli.parse(["bench", "methods", "--json", str(tmp_path / "none" / "rows.json")])
         with pytest.raises(errors.LaunchError, match="there is no folder"):
             bench.bench(None, options)
+
+
+def test_a_frontier_is_drawn_with_a_line_for_each_method(tmp_path):
+    made = [{"model": "demo-flux", "method": "uncached", "macs_reduction": 1.0, "psnr_db": None}]
+    made += [
+        {"model": "demo-flux", "method": m, "macs_reduction": x, "psnr_db": y - x} for m, y in (("a", 60), ("b", 50)) for x in (2.0, 4.0)
+    ]
+    plot.frontier(made, tmp_path / "frontier.png")
+    found = Image.open(tmp_path / "frontier.png").convert("RGB")
+    seen = {colour for _, colour in found.getcolors(1 << 20)}
+    assert set(plot.COLOURS[:2]) <= seen
+    assert plot.COLOURS[2] not in seen
+    assert [path.name for path in tmp_path.iterdir()] == ["frontier.png"]
