@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -97,7 +97,7 @@ def _row(entrant: Entrant, drafter: Entrant) -> Row:
     """Numbers of an entrant, and how they compare with the drafter alone."""
     report, seconds = entrant.reports[0], [one.seconds for one in entrant.reports]
     theirs = [one.seconds for one in drafter.reports]
-    distance, hits = entrant.distance(), sum(entrant.hits) / len(entrant.hits)
+    distance, hits, best = entrant.distance(), fmean(entrant.hits), fmean(drafter.hits)
     row: Row = {"model": "demo-var", "method": entrant.name, "setting": entrant.words, "notes": []}
     row |= {"pictures": TOGETHER * len(entrant.hits), "batch": TOGETHER, "rounds": len(seconds), "seconds": median(seconds)}
     row |= {"speedup": median(theirs) / median(seconds), "speedup_ci": interval(medians(theirs) / medians(seconds))}
@@ -105,7 +105,7 @@ def _row(entrant: Entrant, drafter: Entrant) -> Row:
     row |= {"kv_bytes": report.kv_bytes, "peak_bytes": report.peak_bytes, "device_peak": report.device_peak}
     row |= {"memory_saved": 1 - report.peak_bytes / drafter.reports[0].peak_bytes}
     row |= {"frechet": distance, "frechet_change": distance / drafter.distance() - 1}
-    row |= {"agreement": hits, "agreement_change": hits / (sum(drafter.hits) / len(drafter.hits)) - 1}
+    row |= {"agreement": hits, "agreement_change": hits / best - 1 if best else None}
     return row
 
 

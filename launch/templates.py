@@ -1,4 +1,4 @@
-"""Writes a before/after workflow for each method node: the demo workflow with that node in place of Encore.
+"""Writes a before/after workflow for each method node: the demo workflow with that node in place of Encore; and those of `pairs`.
 
 python -m launch.templates http://127.0.0.1:8188     # a running ComfyUI that has this pack
 """
@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from . import pairs
 from .paths import WORKFLOWS
 from .workflow import Info, inputs, is_widget, options
 
@@ -35,6 +36,8 @@ def documents(object_info: Info) -> Iterator[tuple[str, dict[str, Any]]]:
             family = "wan" if node_id in ON_WAN else "flux"
             base = json.loads((WORKFLOWS / f"demo_{family}_before_after.json").read_text(encoding="utf-8"))
             yield f"{slug(info)}_demo", document(base, node_id, info)
+    for name, graph in pairs.graphs(object_info):
+        yield name, graph.document(str(uuid.uuid5(PLACE, name)))
 
 
 def slug(info: Info) -> str:

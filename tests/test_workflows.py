@@ -30,6 +30,7 @@ FILES = sorted((ROOT / "workflows").glob("*.json"))
 DOCUMENTS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in FILES}
 DEMOS = {"demo_flux_before_after": 4, "demo_wan_before_after": 5}  # pictures that a branch saves
 METHODS = {f"{templates.slug({'display_name': node.title})}_demo": node.node_id for node in nodes.METHODS}
+PAIRS = {"code_demo", "wan22_relay"}  # of two models on one picture
 TITLE = 30  # pixels of a node's title, above its position
 STEPS = 8
 MORE = 12  # past the warm-up of every method
@@ -49,6 +50,7 @@ PATIENCE = 240.0  # seconds without a word from the server
 
 pytestmark = pytest.mark.host
 every_workflow = pytest.mark.parametrize("name", DOCUMENTS)
+every_cached = pytest.mark.parametrize("name", [name for name in DOCUMENTS if name not in PAIRS])
 every_demo = pytest.mark.parametrize("name", DEMOS)
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -75,12 +77,12 @@ def _nodes(name: str, *kinds: str) -> list[dict[str, Any]]:
 
 
 def test_each_model_has_a_demo_and_an_official_workflow() -> None:
-    assert set(DOCUMENTS) - set(METHODS) == {*DEMOS, "flux_dev_before_after", "wan21_t2v_before_after"}
+    assert set(DOCUMENTS) - set(METHODS) == {*DEMOS, *PAIRS, "flux_dev_before_after", "wan21_t2v_before_after"}
 
 
 def test_each_method_has_a_workflow_as_it_is_written_today(object_info: dict[str, Any]) -> None:
     made = dict(templates.documents(object_info))
-    assert set(made) == set(METHODS)
+    assert set(made) == set(METHODS) | PAIRS
     for name, document in made.items():
         assert DOCUMENTS[name] == document, f"{name} is not what `python -m launch.templates` writes for this node"
 
@@ -103,7 +105,7 @@ def test_links_run_from_left_to_right(name: str) -> None:
     assert all(place[link[1]] <= place[link[3]] for link in DOCUMENTS[name]["links"])
 
 
-@every_workflow
+@every_cached
 def test_the_two_branches_differ_in_the_encore_node_alone(name: str) -> None:
     uncached, cached = _nodes(name, "KSampler")
     assert uncached["widgets_values"] == cached["widgets_values"]
@@ -134,7 +136,7 @@ def test_captions_of_the_demos_can_be_read(name: str) -> None:
 
 @every_workflow
 def test_comfyui_knows_all_nodes_widgets_and_links(name: str, object_info: dict[str, Any]) -> None:
-    assert validate(DOCUMENTS[name], object_info, any_model=name not in {*DEMOS, *METHODS}) == []
+    assert validate(DOCUMENTS[name], object_info, any_model=name not in {*DEMOS, *METHODS, "code_demo"}) == []
 
 
 @every_workflow
@@ -192,6 +194,18 @@ async def _run(server: Server, prompt: dict[str, Any]) -> tuple[dict[str, Any], 
                 break
         async with session.get(f"/history/{queued['prompt_id']}") as answer:
             return (await answer.json())[queued["prompt_id"]], live
+
+
+def test_code_runs_beside_one_model_alone(server: Server, object_info: dict[str, Any]) -> None:
+    history, _ = asyncio.run(_run(server, to_prompt(Workflow(DOCUMENTS["code_demo"]), object_info)))
+    assert history["status"]["status_str"] == "success", history["status"]["messages"]
+    for saved in _outputs("code_demo", history, "SaveImage"):
+        pictures = [_picture(server, found) for found in saved["images"]]
+        assert [picture.size for picture in pictures] == [(SIDE, SIDE)] * 8
+    alone, both = (found["text"][0] for found in _outputs("code_demo", history, "PreviewAny"))
+    assert "demo-drafter" in alone
+    assert "demo-drafter_5" in both
+    assert "demo-refiner_5" in both
 
 
 def _outputs(name: str, history: dict[str, Any], kind: str) -> list[dict[str, Any]]:
