@@ -18,7 +18,7 @@ from .calibrate import Sampling, about
 from .extent import extent_of
 from .families import blocks_of
 from .host import attach
-from .lessons import Lesson, taught
+from .lessons import Lesson, taught, uncounted
 
 KEY = "encore lesson"
 
@@ -83,7 +83,8 @@ def student(model: Any, schedule: BlockSchedule, lesson: Lesson, placement: Plac
     if not schedule.cached:
         raise CacheError("The schedule computes every block at every step, so there is nothing to align. Ask it for a larger saving.")
     model = model.clone()
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, taught(lesson))  # added before the cache's own, so it is outside of it
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, uncounted)  # both are added before the cache's own, so they are outside of them
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, taught(lesson))
     return attach(model, p.block_cache(schedule, lesson.pupil, placement))
 
 

@@ -35,6 +35,14 @@ def taught(lesson: Lesson) -> Call:
     return _fitting(lesson.pupil, lesson.cached) if isinstance(lesson.pupil, Rollouts) else _training(lesson.pupil, lesson.checkpointed)
 
 
+def uncounted(executor: Any, *args: Any, **kwargs: Any) -> Any:
+    """A wrapper of the model's call (APPLY_MODEL): what teacher and student take together is no count of the student's."""
+    run = options.run_of(options.transformer_options(args, kwargs))
+    if run is not None:
+        run.ledger.counted = False
+    return executor(*args, **kwargs)
+
+
 def _fitting(pupil: Rollouts, cached: Sequence[int]) -> Call:
     def fitted(executor: Any, *args: Any, **kwargs: Any) -> Any:
         _show(executor, args, kwargs, pupil, cached)
