@@ -14,7 +14,7 @@ from ..cache_core.tables import (
     FLUX_LEMICA,
     FLUX_MAGNITUDE,
     SCM_CODE,
-    WAN_1B_CHANGE,
+    WAN_1B_CHANGE_RETAINED,
     WAN_1B_MAGNITUDE,
     WAN_1B_MAGNITUDE_UNCOND,
     WAN_GOLDEN,
@@ -51,7 +51,7 @@ METHODS = (
     Method(p.embedded, {}, {}),
     Method(p.examined, {}, {}),
     Method(p.fora, {"every": 3}, {"every": 3}),
-    Method(p.teacache, {"threshold": 0.4, "table": FLUX_CHANGE}, {"threshold": 0.08, "table": WAN_1B_CHANGE}),
+    Method(p.teacache, {"threshold": 0.4, "table": FLUX_CHANGE}, {"threshold": 0.1, "table": WAN_1B_CHANGE_RETAINED}),
     Method(
         p.magcache, {"threshold": 0.24, "longest": 5, "curves": FLUX}, {"threshold": 0.12, "longest": 2, "retained": 0.2, "curves": WAN}
     ),

@@ -135,7 +135,7 @@ def row(course: Course, bare: Timing, timing: Timing, skipped: Timing | None) ->
         "probe": recipe.policy.probe.value,
         "computed": ledger.computed,
         "skipped_us": median(skipped.best(_passed)),
-        "kept_bytes": ledger.peak_bytes,
+        "kept_bytes": max(ledger.peak_bytes, skipped.ledgers[-1].peak_bytes),  # some policies keep more where they reuse
         "kept_bytes_predicted": predicted_bytes(course, recipe, 1 if timing.entrant.setting.cfg == 1.0 else 2),
     }
 

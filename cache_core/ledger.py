@@ -12,6 +12,9 @@ from .measure import Stopwatch
 from .types import Step, Verdict
 
 
+LARGE = 2**30  # bytes from which on the report speaks of what was kept
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One evaluation. `error` is that of the forecast it did not need, `macs` those really made, `share` that of the parts computed."""
@@ -57,12 +60,17 @@ class Ledger:
             self.notes.append(text)
 
     def settle(self) -> None:
-        """Read times and errors from the device."""
+        """Read times and errors from the device, and say if the cache was large."""
         first = len(self.entries) - len(self._open)
         for n, (watch, errors) in enumerate(self._open, first):
             error = max(float(value) for value in errors) if errors else None
             self.entries[n] = replace(self.entries[n], seconds=watch.seconds(), error=error)
         self._open.clear()
+        if self.peak_bytes >= LARGE:
+            size = f"{self.peak_bytes / 2**30:.1f} GiB"
+            self.note(
+                f"The cache kept {size}. Where that is too much, keep it in RAM (cache_device cpu), or take a method that keeps less."
+            )
 
     @property
     def evaluations(self) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pack.cache_core import CacheError, Case, History, Placement, ProtocolError, Recipe, RecipeError, Run, Schedule, Site
+from pack.cache_core import CacheError, Case, History, Ledger, Placement, ProtocolError, Recipe, RecipeError, Run, Schedule, Site
 from pack.cache_core.macs import Meter, form
 from pack.cache_core.masks import FEWEST, budget, nearest, rescale
 from pack.cache_core.policies import Change, Never
@@ -191,6 +191,18 @@ def test_numbers_that_json_has_no_word_for_become_null():
     run = Run(measure(), schedule)
     TestRun.play(run, lambda s: float("nan") if s < 1 else 0.0, schedule)
     assert run.ledger.to_dict()["entries"][-1]["error"] is None
+
+
+def test_a_cache_of_gigabytes_is_spoken_of_in_the_report():
+    told = []
+    for size in (2**30 - 1, 27 * 2**30):
+        ledger = Ledger("PAB", "", "branch", 50, peak_bytes=size)
+        ledger.settle()
+        told.append(ledger.notes)
+    assert told == [
+        [],
+        ["The cache kept 27.0 GiB. Where that is too much, keep it in RAM (cache_device cpu), or take a method that keeps less."],
+    ]
 
 
 class TestMacs:
