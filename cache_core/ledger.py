@@ -11,7 +11,6 @@ from torch import Tensor
 from .measure import Stopwatch
 from .types import Step, Verdict
 
-
 LARGE = 2**30  # bytes from which on the report speaks of what was kept
 
 
