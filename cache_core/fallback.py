@@ -21,7 +21,7 @@ def outside(recipe: Recipe) -> tuple[Recipe, str]:
             f"goes by the latent instead of the {recipe.policy.probe.value}" if recipe.policy.probe.inside else "by its first policy"
         )
     predictor = recipe.predictor
-    if predictor.keeps_probes:
+    if predictor.keeps_probes or predictor.keeps_inputs:
         predictor = Hold()
         told.append("and holds the last prediction")
     new = replace(recipe, policy=policy, predictor=predictor, site=Site.COND, target=Target.OUTPUT, head=0, tail=0, spans=())

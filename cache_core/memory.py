@@ -42,7 +42,7 @@ def kept_bytes(recipe: Recipe, extent: Extent) -> int:
     values = extent.tokens * extent.width * extent.samples if inside else extent.latent
     own = (extent.dtype if inside else torch.float32).itemsize
     size = recipe.placement.dtype.itemsize if recipe.placement.dtype else own
-    anchors = recipe.predictor.depth * (values + recipe.predictor.keeps_probes * picture) * size
+    anchors = recipe.predictor.depth * (values * (1 + recipe.predictor.keeps_inputs) + recipe.predictor.keeps_probes * picture) * size
     compared = own * _compared(recipe.policy, _shown(recipe, extent, picture), values)
     conditions = extent.conditions if inside or recipe.site is Site.COND else 1
     return conditions * _places(recipe, extent) * (anchors + compared)

@@ -61,7 +61,7 @@ class Stream:
         if self._examined and len(self._history):
             error = relative_error(predictor.predict(self._history, seen, x), feature)
         predictor.watch(self._history, seen, feature)
-        self._history.push(seen.step.sigma, feature, seen.probe if predictor.keeps_probes else None)
+        self._history.push(seen.step.sigma, feature, x if predictor.keeps_inputs else seen.probe if predictor.keeps_probes else None)
         self._state = self._recipe.policy.settle(self._state, replace(seen, error=error), y)
         self._age = 0
         self._computed += 1

@@ -25,6 +25,11 @@ class Predictor(Protocol):
         return False
 
     @property
+    def keeps_inputs(self) -> bool:
+        """Whether it wants the site's input kept beside each anchor, in the place of the probe."""
+        return False
+
+    @property
     def corrects(self) -> bool:
         """Whether it changes computed features too; they are velocities then."""
         return False

@@ -1,9 +1,7 @@
 """Skip-Cache: the middle blocks' result is kept, the outer blocks and their branches are always fresh."""
 
 from dataclasses import dataclass
-from typing import cast
 
-import torch
 from torch import Tensor
 
 from ..history import History
@@ -11,32 +9,33 @@ from ..policies import Within
 from ..predictors import Hold, Predictor
 from ..recipe import Recipe, Site, Target
 from ..types import Observation
-from .branch import Branch
 from .cadence import Cadence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bridged(Predictor):
-    """The last feature as a branch, fitted in closed form, mends it by the fresh tokens at the span's entry.
+    """The last residual of the middle blocks, and `matrix` [D, D] times what their input changed by since: ours, see fit.py.
 
-    `branch` sees concat[last feature, entry], in the place of the deep block's input and of its skip.
+    With matrix 0 it is a residual that is held. The site's target is the residual.
     """
 
-    branch: Branch
+    matrix: Tensor
 
     @property
     def depth(self) -> int:
         return 1
 
-    def macs(self, x: Tensor) -> int:
-        weight = cast(Tensor, self.branch.linear.weight)
-        return x.numel() // x.shape[-1] * weight.numel()
+    @property
+    def keeps_inputs(self) -> bool:
+        return True
 
-    @torch.no_grad()
+    def macs(self, x: Tensor) -> int:
+        return x.numel() * self.matrix.shape[0]
+
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
-        branch = self.branch.to(x.device, x.dtype)
-        mended: Tensor = branch(history.combine([1.0], x), x)
-        return mended
+        before = history.probes[-1]
+        assert before is not None, "the stream keeps it"
+        return history.combine([1.0], x) + (x - before.to(x)) @ self.matrix.to(x).T
 
 
 def skip_cache(

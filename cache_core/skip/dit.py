@@ -56,7 +56,8 @@ class Diffuser(nn.Module):
             return c
         if labels is None:
             labels = torch.full_like(timesteps, self.shape.classes - 1, dtype=torch.long)
-        return c + self.y_embedder(labels.long().flatten(), dtype)
+        embedded: Tensor = self.y_embedder(labels.long().flatten(), dtype)
+        return c + embedded
 
     def through(self, x: Tensor, c: Tensor, options: Mapping[str, Any]) -> Tensor:
         """Tokens [B, L, D] through all blocks, each deep one behind its branch; the host's replace patches act on either together.

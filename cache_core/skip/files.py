@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import CacheError
 from .branch import Branch
@@ -16,32 +16,47 @@ from .checkpoint import ours, published, read
 TRAINED, FITTED = "branches", "fitted branch"  # what a file says that it holds
 
 
-def save(made: nn.ModuleList, path: Path, kind: str, about: Mapping[str, Any]) -> None:
+def save(made: nn.ModuleList, path: Path, about: Mapping[str, Any]) -> None:
     """Write branches, all of one form, with what is known `about` them; whole or not at all."""
     weights = {f"skips.{key}": value.detach().cpu().contiguous() for key, value in made.state_dict().items()}
     first = made[0]
     assert isinstance(first, Branch)
-    header = {"encore": kind, "added": str(int(first.added)), "about": json.dumps(about)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(published(weights), part, header)
-    os.replace(part, path)
+    header = {"encore": TRAINED, "added": str(int(first.added)), "about": json.dumps(about)}
+    _write(published(weights), path, header)
 
 
-def save_one(branch: Branch, path: Path, about: Mapping[str, Any]) -> None:
-    """Write a branch that was fitted in closed form."""
-    save(nn.ModuleList([branch]), path, FITTED, about)
+def save_fitted(matrix: Tensor, path: Path, about: Mapping[str, Any]) -> None:
+    """Write the matrix of a branch that was fitted in closed form."""
+    _write({"matrix": matrix.cpu().contiguous()}, path, {"encore": FITTED, "about": json.dumps(about)})
 
 
-def load(path: Path, kind: str, layers: Any = nn) -> tuple[nn.ModuleList, dict[str, Any]]:
+def load_fitted(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    """The matrix [D, D] of a fitted branch, and what is known about it. Raises CacheError for a file of another kind."""
+    weights, header = _read(path, FITTED)
+    return weights["matrix"].float(), json.loads(header.get("about", "{}"))
+
+
+def load(path: Path, layers: Any = nn) -> tuple[nn.ModuleList, dict[str, Any]]:
     """Branches and what is known about them. Raises CacheError for a file of another kind."""
-    weights, header = read(path)
-    if header.get("encore") != kind:
-        found = header.get("encore", "no word of it")
-        raise CacheError(f"{path.name} was to hold a {kind}, and its header says {found}. Take a file that Encore wrote for this.")
+    weights, header = _read(path, TRAINED)
     weights = {key.removeprefix("skips."): value.float() for key, value in ours(weights).items()}
     count = 1 + max(int(key.split(".")[0]) for key in weights)
     width = len(weights["0.linear.weight"])
     made = nn.ModuleList(Branch(width, header.get("added") == "1", layers) for _ in range(count))
     made.load_state_dict(weights)
     return made.requires_grad_(False).eval(), json.loads(header.get("about", "{}"))
+
+
+def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    weights, header = read(path)
+    if header.get("encore") != kind:
+        found = header.get("encore", "no word of it")
+        raise CacheError(f"{path.name} was to hold a {kind}, and its header says {found}. Take a file that Encore wrote for this.")
+    return weights, header
+
+
+def _write(weights: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file(dict(weights), part, header)
+    os.replace(part, path)

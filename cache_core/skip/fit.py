@@ -1,6 +1,5 @@
-"""A branch in closed form: ridge regression on pairs of evaluations of an uncached sampling."""
+"""A branch for Skip-Cache in closed form, ours: ridge regression on pairs of evaluations of an uncached sampling."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,56 +11,44 @@ from ..policies import Never
 from ..predictors import Hold, Predictor
 from ..recipe import Recipe, Site, Target
 from ..types import Observation
-from .branch import Branch
-
-Watch = Callable[[], None]
 
 
 @dataclass(slots=True)
 class Sums:
-    """The normal equations of a branch: sums over tokens of z z' and z r', with z what the branch's linear layer sees, and 1.
+    """The normal equations: sums over tokens of d d' and d r', with d what the middle blocks' input changed by, r their residual.
 
-    `error` and `size` are sums of squares: of what the branch is to add, and of the feature itself.
+    A branch of the published form, Linear(Norm(concat[kept, entry])), was tried first: the norm takes away how much has changed,
+    and its fit did not carry over to other prompts. One that sees the change alone gives nothing where nothing changed.
     """
 
-    gram: Tensor | None = None  # [2 D + 1, 2 D + 1], float64
-    cross: Tensor | None = None  # [2 D + 1, D], float64
-    error: float = 0.0
-    size: float = 0.0
-    entry: Tensor | None = field(default=None, repr=False)  # the span's input [B, L, D] of the evaluation under way
+    gram: Tensor | None = None  # [D, D], float64
+    cross: Tensor | None = None  # [D, D], float64
+    missing: float = 0.0  # sum of squares of what a held residual lacks
+    entry: Tensor | None = field(default=None, repr=False)  # the middle blocks' input [B, L, D] of the evaluation under way
 
-    def add(self, kept: Tensor, entry: Tensor, fresh: Tensor) -> None:
-        """One pair: the feature that would have been `kept`, the fresh `entry`, the feature wanted, all [B, L, D]."""
-        joined = torch.cat([kept, entry.to(kept)], -1).float()
-        z = torch.nn.functional.layer_norm(joined, joined.shape[-1:], eps=1e-6).flatten(0, 1)
-        z = torch.cat([z, z.new_ones(len(z), 1)], 1)
-        missing = (fresh.float() - kept.float()).flatten(0, 1)
-        gram, cross = (z.T @ z).double().cpu(), (z.T @ missing).double().cpu()
+    def add(self, before: Tensor, entry: Tensor, kept: Tensor, fresh: Tensor) -> None:
+        """One pair of evaluations: inputs and residuals of the earlier and of the later one, all [B, L, D]."""
+        change, lack = ((a.float() - b.to(a).float()).flatten(0, 1) for a, b in ((entry, before), (fresh, kept)))
+        gram, cross = (change.T @ change).double().cpu(), (change.T @ lack).double().cpu()
         self.gram = gram if self.gram is None else self.gram.add_(gram)
         self.cross = cross if self.cross is None else self.cross.add_(cross)
-        self.error += float(missing.square().sum())
-        self.size += float(fresh.float().square().sum())
+        self.missing += float(lack.square().sum())
 
-    def solve(self, ridge: float = 1e-4) -> Branch:
-        """The branch of least squared error, with `ridge` times the mean diagonal against large weights."""
+    def solve(self, ridge: float = 1e-3) -> Tensor:
+        """The matrix [D, D] of least squared error, with `ridge` times the mean diagonal against large entries."""
         if self.gram is None or self.cross is None:
             raise CacheError("A branch is fitted on pairs of evaluations, and there was none. Sample 2 steps or more.")
         penalty = ridge * self.gram.diagonal().mean() * torch.eye(len(self.gram), dtype=torch.float64)
-        found = torch.linalg.solve(self.gram + penalty, self.cross).float()
-        branch = Branch(found.shape[1], added=True)
-        branch.start()
-        with torch.no_grad():
-            branch.linear.weight.copy_(found[:-1].T)
-            branch.linear.bias.copy_(found[-1])
-        return branch.requires_grad_(False).eval()
+        found: Tensor = torch.linalg.solve(self.gram + penalty, self.cross)
+        return found.T.float().contiguous()
 
-    def explained(self, branch: Branch) -> float:
-        """Share of the squared error of plain reuse that `branch` takes away on these pairs, 1 is all."""
+    def explained(self, matrix: Tensor) -> float:
+        """Share of the squared error of a held residual that `matrix` takes away on these pairs, 1 is all."""
         assert self.gram is not None
         assert self.cross is not None
-        found = torch.cat([branch.linear.weight.T, branch.linear.bias[None]]).double()
-        left = self.error - 2 * float((found * self.cross).sum()) + float((found * (self.gram @ found)).sum())
-        return 1 - left / self.error if self.error else 0.0
+        found = matrix.T.double()
+        left = self.missing - 2 * float((found * self.cross).sum()) + float((found * (self.gram @ found)).sum())
+        return 1 - left / self.missing if self.missing else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +62,10 @@ class Gather(Predictor):
     def depth(self) -> int:
         return self.ages
 
+    @property
+    def keeps_inputs(self) -> bool:
+        return True
+
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
         self.into.entry = x
         return Hold().predict(history, seen, x)
@@ -83,8 +74,9 @@ class Gather(Predictor):
         entry, self.into.entry = self.into.entry, None
         if entry is None:
             return
-        for kept in history.features:
-            self.into.add(kept, entry, feature)
+        for before, kept in zip(history.probes, history.features, strict=True):
+            assert before is not None, "the stream keeps it"
+            self.into.add(before, entry, kept, feature)
 
 
 def gathering(into: Sums, every: int, keep: int) -> Recipe:

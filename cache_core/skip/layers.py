@@ -14,8 +14,8 @@ Attend = Callable[[Tensor, Tensor, Tensor, int, Any], Tensor]  # q, k, v [B, L, 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, options: Any = None) -> Tensor:
     """Attention of `heads` heads that lie side by side in D: q, k, v and the result are [B, L, D]."""
-    split = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
-    return functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    q, k, v = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
 def waves(t: Tensor, width: int = WAVES) -> Tensor:
@@ -87,7 +87,8 @@ class Attention(nn.Module):
         self.proj = layers.Linear(width, width, **factory)
 
     def forward(self, x: Tensor, attend: Attend, options: Any) -> Tensor:
-        result: Tensor = self.proj(attend(*self.qkv(x).chunk(3, -1), self.heads, options))
+        q, k, v = self.qkv(x).chunk(3, -1)
+        result: Tensor = self.proj(attend(q, k, v, self.heads, options))
         return result
 
 
@@ -122,7 +123,8 @@ class Block(nn.Module):
         """Tokens x [B, L, D] under the condition c [B, D]."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, -1)
         x = x + gate1[:, None] * self.attn(modulated(x, shift1, scale1), attend, options)
-        return x + gate2[:, None] * self.mlp(modulated(x, shift2, scale2))
+        result: Tensor = x + gate2[:, None] * self.mlp(modulated(x, shift2, scale2))
+        return result
 
 
 class Final(nn.Module):
@@ -134,5 +136,6 @@ class Final(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), layers.Linear(width, 2 * width, **factory))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        result: Tensor = self.linear(modulated(x, *self.adaLN_modulation(c).chunk(2, -1)))
+        shift, scale = self.adaLN_modulation(c).chunk(2, -1)
+        result: Tensor = self.linear(modulated(x, shift, scale))
         return result

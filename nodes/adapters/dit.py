@@ -33,7 +33,7 @@ class _Called:
 
     dtype: torch.dtype
 
-    def forward(self, x: Tensor, timesteps: Tensor, context: Any = None, y: Any = None, transformer_options: Any = None, **_: Any) -> Any:
+    def forward(self, x: Tensor, timesteps: Tensor, y: Any = None, transformer_options: Any = None, **_: Any) -> Any:
         options = transformer_options or {}
         wrappers = comfy.patcher_extension.get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         inner = comfy.patcher_extension.WrapperExecutor.new_class_executor(super().forward, self, wrappers)  # type: ignore[misc]
@@ -55,13 +55,13 @@ def _network(shape: Shape, dtype: Any = None, device: Any = None, operations: An
     return network
 
 
-class _Clip(comfy.latent_formats.SD15):  # type: ignore[misc]
+class _Clip(comfy.latent_formats.SD15):
     """Stable Diffusion's latents, a frame after the other."""
 
     latent_dimensions = 3
 
 
-class Labelled(comfy.model_base.BaseModel):  # type: ignore[misc]
+class Labelled(comfy.model_base.BaseModel):
     """A diffusion model whose conditions are class labels."""
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Labelled(comfy.model_base.BaseModel):  # type: ignore[misc]
         return found
 
 
-class _Config(comfy.supported_models_base.BASE):  # type: ignore[misc]
+class _Config(comfy.supported_models_base.BASE):
     """What the host wants to know of a model: how it was trained to predict, and what its latents are."""
 
     unet_extra_config: dict[str, Any] = {}  # noqa: RUF012

@@ -104,7 +104,7 @@ def learn(pupil: Pupil, training: Training, material: Material, rows: Sequence[i
     )
 
 
-class _Lesson(comfy.samplers.Sampler):  # type: ignore[misc]
+class _Lesson(comfy.samplers.Sampler):
     """Called by the host as a sampler."""
 
     def __init__(self, pupil: Pupil, training: Training, seed: int) -> None:

@@ -57,7 +57,7 @@ def branches_of(model: Any, name: str) -> Any:
     if name == UNTRAINED:
         total, width = layout_of(model.model.diffusion_model)
         return branches(total, width, added=True, layers=comfy.ops.manual_cast)
-    return files.load(find(BRANCHES, name), files.TRAINED, comfy.ops.manual_cast)[0]
+    return files.load(find(BRANCHES, name), comfy.ops.manual_cast)[0]
 
 
 class EncoreSkipFit(io.ComfyNode):
@@ -70,7 +70,7 @@ class EncoreSkipFit(io.ComfyNode):
             display_name="Encore Skip Fit",
             category=CATEGORY,
             description="Ours: fits a branch for Skip-Cache in closed form on a few uncached samplings, for any model whose blocks Encore "
-            "knows. It learns what the middle blocks' last result lacks from the fresh result of the first ones. Nothing is trained.",
+            "knows. It learns how the middle blocks' residual follows the result of the first ones. Nothing is trained.",
             is_output_node=True,
             search_aliases=["skip-cache", "skip-dit", "calibrate", "ridge"],
             inputs=[
@@ -99,8 +99,9 @@ class EncoreSkipFit(io.ComfyNode):
         sums, bar = Sums(), comfy.utils.ProgressBar(samplings * sampling.steps)
         for number in range(samplings):
             sampling.run(attach(model, gathering(sums, n, blocks)), seed + number, number, bar)
-        branch = sums.solve()
-        told = {**about(sampling), "n": n, "blocks": blocks, "explained": round(sums.explained(branch), 4)}
-        files.save_one(branch, path, told)
-        summary = f"{path.name}: takes away {100 * told['explained']:.0f} % of the squared error of reuse on {samplings} samplings."
+        matrix = sums.solve()
+        told = {**about(sampling), "n": n, "blocks": blocks, "explained": round(sums.explained(matrix), 4)}
+        files.save_fitted(matrix, path, told)
+        summary = f"{path.name}: takes away {100 * told['explained']:.0f} % of the squared error of a held residual on "
+        f"{samplings} samplings."
         return io.NodeOutput(name, summary, ui={"text": [summary]})

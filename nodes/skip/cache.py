@@ -7,7 +7,6 @@ from comfy_api.latest import io
 from ...cache_core import CacheError
 from ...cache_core.predictors import Lagrange, Predictor
 from ...cache_core.skip import files
-from ...cache_core.skip.branch import Branch
 from ...cache_core.skip.cache import Bridged, skip_cache
 from ..adapters.families import blocks_of
 from ..methods.base import Choice, Method, percent, whole
@@ -59,17 +58,15 @@ def _predictor(forecast: str, width: int | None, blocks: int) -> tuple[Predictor
     """The predictor of this name, and notes where it was made for other settings."""
     if forecast in (LAST, LINE):
         return (None if forecast == LAST else Lagrange(1)), ()
-    made, about = files.load(find(FITTED, forecast), files.FITTED)
-    branch = made[0]
-    assert isinstance(branch, Branch)
-    found = branch.norm.normalized_shape[0] // 2
+    matrix, about = files.load_fitted(find(FITTED, forecast))
+    found = len(matrix)
     if width is not None and found != width:
         raise CacheError(
             f"The branch {forecast!r} is of width {found}, and the model's tokens are of width {width}. Fit one on this model."
         )
     other = about.get("blocks") not in (None, blocks)
     notes = (f"The branch {forecast!r} was fitted for {about['blocks']} blocks at each end, and {blocks} always run.",) if other else ()
-    return Bridged(branch), notes
+    return Bridged(matrix), notes
 
 
 def _width(model: Any) -> int | None:

@@ -106,10 +106,10 @@ class EncoreSkipTrain(io.ComfyNode):
                 training.load(state)
             _train(taught, training, material, (steps, batch, seed), state)
             training.finish()
-        files.save(made, path, files.TRAINED, {**fingerprint(model), "steps": len(training.losses), "rank": given["rank"]})
+        files.save(made, path, {**fingerprint(model), "steps": len(training.losses), "rank": given["rank"]})
         if taught.adapters:
             _save_lora(taught, name)
-        with_branches = attach_branches(model, files.load(path, files.TRAINED, comfy.ops.manual_cast)[0])
+        with_branches = attach_branches(model, files.load(path, comfy.ops.manual_cast)[0])
         maps = [survey(each, material, seed) for each in (model, with_branches)]
         tail = training.losses[-50:]
         means = [float(found.mean()) for found in maps]
@@ -121,7 +121,7 @@ class EncoreSkipTrain(io.ComfyNode):
 
 def _started(model: Any, start: str) -> Any:
     total, width = layout_of(model.model.diffusion_model)
-    made = branches(total, width, added=True) if start == NEW else files.load(find(BRANCHES, start), files.TRAINED)[0]
+    made = branches(total, width, added=True) if start == NEW else files.load(find(BRANCHES, start))[0]
     attach_branches(model, made)  # refuses those of another model
     return made
 
