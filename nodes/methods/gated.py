@@ -17,7 +17,7 @@ SIZES = (
     "335 MB at 480p and 774 MB at 720p. CFG doubles it."
 )
 ONE = f"1 result; {SIZES}"
-PROBED = f"1 result, and 1 more to compare with, of the picture's tokens; {SIZES}"
+PROBED = f"1 result, and 1 more to compare with, of the picture's tokens, which stays beside the model; {SIZES}"
 TABLE = "auto: by the size of the loaded model, and the report says so where none was made for it."
 
 
@@ -27,7 +27,7 @@ class EncoreTeaCache(Method):
     node_id, title = "EncoreTeaCache", "TeaCache"
     summary = "TeaCache (arXiv:2411.19108): reuses the blocks' residual while the first block's input has changed little."
     aliases = ("teacache", "timestep embedding")
-    memory = f"1 result, and, but for Wan, 1 more to compare with, of the picture's tokens; {SIZES}"
+    memory = f"1 result, and, but for Wan, 1 more to compare with, of the picture's tokens, beside the model; {SIZES}"
 
     @classmethod
     def widgets(cls) -> list[Any]:
@@ -222,7 +222,7 @@ class EncoreDiCache(Method):
     node_id, title = "EncoreDiCache", "DiCache"
     summary = "DiCache (arXiv:2508.17356): runs the first block, decides by it, and moves the residual on between the last two."
     aliases = ("dicache", "probe")
-    memory = f"2 results, and 3 of the picture's tokens to compare with; {SIZES}"
+    memory = f"2 results, and 3 of the picture's tokens to compare with, 1 of them beside the model; {SIZES}"
 
     @classmethod
     def widgets(cls) -> list[Any]:
