@@ -27,6 +27,7 @@ from .contest import weights
 from .output import write
 
 PROMPTS = HELD_OUT << 2  # seed of prompts and noise, out of reach of the held-out ones
+DOCS = Path(__file__).parents[1] / "docs"  # where the figures of an analysis go, without another folder
 SHIPPED = Path(__file__).parents[1] / "demo" / "blockcache"
 
 
@@ -171,7 +172,7 @@ def make_analysis(order: Order, model: Any) -> str:
 
         found = analysed(order.name, model, shape, run, groups, order.about(model))
     pixels = (255 * analysis_plot(found)[0]).round().byte().numpy()
-    picture = order.folder / f"analysis_{order.family}.png"
+    picture = (DOCS if order.folder == SHIPPED else order.folder) / f"analysis_{order.family}.png"
     Image.fromarray(pixels).save(picture, optimize=True)
     write(picture.with_suffix(".json"), {"model": order.name, "trajectories": found.profile.trajectories, **found.numbers()})
     return f"{found.profile.trajectories} trajectories, {picture.name} and {picture.with_suffix('.json').name}"
