@@ -27,7 +27,7 @@ from .rows import Row, make_table
 
 SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0)
 PROMPTS = HELD_OUT << 1  # seed of the calibration's prompts and noise, out of reach of the held-out ones
-TRAJECTORIES = 16
+TRAJECTORIES = 8
 
 
 @cache
