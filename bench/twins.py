@@ -9,6 +9,7 @@ import comfy.sample
 import torch
 from torch import Tensor
 
+from ..cache_core import CacheError
 from ..demo import codec, judge
 from ..demo.agreement import HELD_OUT, Setting
 from ..demo.models import WEIGHTS
@@ -61,9 +62,12 @@ class Labelled(Course):
 
 def make(family: str, prompts: int, batch: int) -> Course:
     """Load a twin and draw held-out scenes, each class in turn."""
+    file = WEIGHTS / f"demo-{family}.safetensors"
+    if not file.exists():
+        raise CacheError(f"{file.name} is not there. Make it, and its twin, with: python -m demo.skip.train")
     rng = random.Random(HELD_OUT)
     scenes = tuple(draw(n % NONE, rng) for n in range(prompts))
-    return Labelled(family, dit.load(WEIGHTS / f"demo-{family}.safetensors"), scenes, batch)
+    return Labelled(family, dit.load(file), scenes, batch)
 
 
 def label_of(scene: Scene) -> int:

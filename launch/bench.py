@@ -58,7 +58,10 @@ def bench(host: Host, options: argparse.Namespace) -> int:
     run = importlib.import_module(f"{pack}.bench.run")
     sizes = {name: getattr(options, name) for name in ("prompts", "steps", "rounds", "batch")}
     size = run.size(options.quick, **{name: value for name, value in sizes.items() if value})
-    families = [options.model] if options.model else [*TWINS, *MODELS] if options.name == "skip" else [*MODELS]
+    families = [options.model] if options.model else [*MODELS]
+    if options.name == "skip" and not options.model:
+        weights = ROOT / "demo" / "weights" / "diffusion_models"
+        families += [twin for twin in TWINS if (weights / f"demo-{twin}.safetensors").exists()]  # python -m demo.skip.train makes them
     command = " ".join(["./encore", *sys.argv[1:]])
     code: int = run.bench(options.name, families, size, command, options.json, options.sampler, options.plot)
     return code

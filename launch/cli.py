@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import blockcache, calibrate
+from . import blockcache, calibrate, skip
 from .bench import add_options
 from .errors import LaunchError
 from .paths import LOGS, ROOT
@@ -21,6 +21,7 @@ TEST = "Set up what is missing, then run ruff, mypy and pytest on every known Co
 BENCH = "Set up what is missing and run a benchmark on the demo models in the real ComfyUI, in this process."
 CALIBRATE = "Set up what is missing, sample a demo model uncached and write what TRACE needs of it to a file."
 BLOCKCACHE = "Set up what is missing and make Block Caching's files of a demo model: profile, schedule, alignments."
+SKIP = "Set up what is missing and train skip branches on a demo model, or fit one in closed form; writes a file for the nodes."
 SERVE = "Set up what is missing and run ComfyUI with the pack and the demo models for a browser until Ctrl-C."
 
 
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """The command line."""
     top = Parser(prog="encore", description="Encore: diffusion transformers that sample twice as fast, shown on this machine.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,bench,calibrate,blockcache}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{demo,test,serve,bench,calibrate,blockcache,skip}")
     demo = commands.add_parser("demo", help="sample two small models without and with the cache and report", description=DEMO)
     demo.add_argument("--json", type=Path, metavar="FILE", help="write the numbers of the report to FILE too")
     demo.add_argument("--only", choices=("flux", "wan"), help="run only this model")
@@ -49,6 +50,7 @@ def parser() -> Parser:
     calibrate.add_options(commands.add_parser("calibrate", help="learn a demo model's trajectories for TRACE", description=CALIBRATE))
     blocks = commands.add_parser("blockcache", help="profile, schedule and align a demo model's blocks", description=BLOCKCACHE)
     blockcache.add_options(blocks)
+    skip.add_options(commands.add_parser("skip", help="train or fit skip branches of a demo model", description=SKIP))
     return top
 
 
@@ -100,6 +102,8 @@ def _run(host: Host, options: argparse.Namespace) -> int:
         return calibrate.calibrate(host, options)
     if options.command == "blockcache":
         return blockcache.blockcache(host, options)
+    if options.command == "skip":
+        return skip.skip(host, options)
     from .demo import demo
 
     return demo(host, options.only, options.repeats, options.json)

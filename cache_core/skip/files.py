@@ -22,12 +22,12 @@ def save(made: nn.ModuleList, path: Path, about: Mapping[str, Any]) -> None:
     first = made[0]
     assert isinstance(first, Branch)
     header = {"encore": TRAINED, "added": str(int(first.added)), "about": json.dumps(about)}
-    _write(published(weights), path, header)
+    write(published(weights), path, header)
 
 
 def save_fitted(matrix: Tensor, path: Path, about: Mapping[str, Any]) -> None:
     """Write the matrix of a branch that was fitted in closed form."""
-    _write({"matrix": matrix.cpu().contiguous()}, path, {"encore": FITTED, "about": json.dumps(about)})
+    write({"matrix": matrix.cpu().contiguous()}, path, {"encore": FITTED, "about": json.dumps(about)})
 
 
 def load_fitted(path: Path) -> tuple[Tensor, dict[str, Any]]:
@@ -55,7 +55,8 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     return weights, header
 
 
-def _write(weights: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> None:
+def write(weights: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> None:
+    """Write tensors, whole or not at all; the folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     save_file(dict(weights), part, header)

@@ -1,6 +1,8 @@
 """Encore Skip Train: continual training with skip branches, in the two stages of the paper."""
 
 import random
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.ops
@@ -8,7 +10,6 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
-from safetensors.torch import save_file
 
 from ...cache_core import CacheError
 from ...cache_core.skip import files
@@ -96,61 +97,82 @@ class EncoreSkipTrain(io.ComfyNode):
         cls, model: Any, latents: dict[str, Any], steps: int, batch: int, learning_rate: float, seed: int, name: str, **given: Any
     ) -> io.NodeOutput:
         material = Material(latents["samples"], given["positive"], given["negative"])
+        loras = Path(folder_paths.get_folder_paths("loras")[0]) / f"{name}.safetensors"
+        plan = Plan(steps, batch, learning_rate, given["rank"], given["checkpointing"], given["bfloat16"], seed)
         path = place_for(BRANCHES, name)
-        state = path.with_suffix(".training")
-        with torch.inference_mode(False):
-            made = _started(model, given["start"])
-            taught = pupil(model, made, given["rank"], given["checkpointing"], given["bfloat16"])
-            training = Training(taught.parts, learning_rate)
-            if state.exists():
-                training.load(state)
-            _train(taught, training, material, (steps, batch, seed), state)
-            training.finish()
-        files.save(made, path, {**fingerprint(model), "steps": len(training.losses), "rank": given["rank"]})
-        if taught.adapters:
-            _save_lora(taught, name)
+        losses = train(model, material, plan, given["start"], path, loras)
         with_branches = attach_branches(model, files.load(path, comfy.ops.manual_cast)[0])
         maps = [survey(each, material, seed) for each in (model, with_branches)]
-        tail = training.losses[-50:]
-        means = [float(found.mean()) for found in maps]
-        summary = f"{path.name}: {len(training.losses)} steps, loss {sum(tail) / len(tail):.4g}; features change by {means[0]:.4g} a step "
-        summary += f"without branches, {means[1]:.4g} with them."
-        plots = loss_plot(training.losses, f"{name}: loss"), landscape_plot(maps[0], maps[1], ("without branches", "with branches"))
+        summary = words(path.name, losses, maps)
+        plots = loss_plot(losses, f"{name}: loss"), landscape_plot(maps[0], maps[1], ("without branches", "with branches"))
         return io.NodeOutput(with_branches, *plots, summary, ui={"text": [summary]})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to train; `rank` 0 is the first stage."""
+
+    steps: int
+    batch: int
+    rate: float = 1e-4
+    rank: int = 0
+    checkpointed: bool = True
+    half: bool = True
+    seed: int = 0
+
+
+def train(model: Any, material: Material, plan: Plan, start: str, path: Path, lora: Path) -> list[float]:
+    """Train branches, and LoRAs if the plan says so, into these files, on from the state beside `path`; all losses so far."""
+    state = path.with_suffix(".training")
+    with torch.inference_mode(False):
+        made = _started(model, start)
+        taught = pupil(model, made, plan.rank, plan.checkpointed, plan.half)
+        training = Training(taught.parts, plan.rate)
+        if state.exists():
+            training.load(state)
+        _train(taught, training, material, plan, state)
+        training.finish()
+    files.save(made, path, {**fingerprint(model), "steps": len(training.losses), "rank": plan.rank})
+    if taught.adapters:
+        files.write(exported(dict(taught.adapters)), lora, {})
+    return training.losses
+
+
+def words(name: str, losses: list[float], maps: list[torch.Tensor]) -> str:
+    """A training for people; `maps` are the landscapes without and with branches."""
+    tail, means = losses[-50:], [float(found.mean()) for found in maps]
+    change = f"features change by {means[0]:.4g} a step without branches, {means[1]:.4g} with them"
+    return f"{name}: {len(losses)} steps, loss {sum(tail) / len(tail):.4g}; {change}."
 
 
 def _started(model: Any, start: str) -> Any:
     total, width = layout_of(model.model.diffusion_model)
-    made = branches(total, width, added=True) if start == NEW else files.load(find(BRANCHES, start))[0]
+    made = branches(total, width, added=True) if start == NEW else files.load(_file(start))[0]
     attach_branches(model, made)  # refuses those of another model
     return made
 
 
-def _train(taught: Pupil, training: Training, material: Material, size: tuple[int, int, int], state: Any) -> None:
+def _file(start: str) -> Path:
+    """Branches by name, or a file as it is."""
+    return Path(start) if Path(start).suffix else find(BRANCHES, start)
+
+
+def _train(taught: Pupil, training: Training, material: Material, plan: Plan, state: Path) -> None:
     """Steps up to the number asked for; the state is kept whatever ends them."""
-    steps, batch, seed = size
     count = len(material.latents)
-    if batch > count:
-        raise CacheError(f"There are {count} latents, and a batch of {batch} was asked for. Give more latents, or ask for fewer a step.")
-    bar = comfy.utils.ProgressBar(steps)
+    if plan.batch > count:
+        raise CacheError(
+            f"There are {count} latents, and a batch of {plan.batch} was asked for. Give more latents, or ask for fewer a step."
+        )
+    bar = comfy.utils.ProgressBar(plan.steps)
     bar.update(len(training.losses))
     try:
-        while len(training.losses) < steps:
-            number = seed + len(training.losses)
-            learn(taught, training, material, random.Random(number).sample(range(count), batch), number)
+        while len(training.losses) < plan.steps:
+            number = plan.seed + len(training.losses)
+            learn(taught, training, material, random.Random(number).sample(range(count), plan.batch), number)
             bar.update(1)
     finally:
         training.save(state)
-
-
-def _save_lora(taught: Pupil, name: str) -> None:
-    from pathlib import Path
-
-    path = Path(folder_paths.get_folder_paths("loras")[0]) / f"{name}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(exported(dict(taught.adapters)), part)
-    part.replace(path)
 
 
 def survey(model: Any, material: Material, seed: int) -> torch.Tensor:

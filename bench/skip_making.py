@@ -1,0 +1,59 @@
+"""`./encore skip`: branches of the demo models, from scenes that no benchmark reports on."""
+
+import argparse
+from dataclasses import replace
+from random import Random
+
+import comfy.ops
+from PIL import Image
+
+from ..cache_core.skip import files
+from ..cache_core.skip.fit import Sums, gathering
+from ..demo import codec, text
+from ..demo.agreement import DEFAULTS, HELD_OUT, conditioning, load_model
+from ..demo.world import FRAMES, draw_scene, render
+from ..nodes.adapters.calibrate import fingerprint
+from ..nodes.adapters.skips import attach_branches
+from ..nodes.adapters.skiptrain import Material
+from ..nodes.skip.plots import landscape_plot
+from ..nodes.skip.train import NEW, Plan, survey, words
+from ..nodes.skip.train import train as continual
+from .contest import make_course, weights
+from .skip import EVERY, KEEP, SEED
+
+SCENES = HELD_OUT << 2  # seed of the scenes to learn from
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Fit the branch in closed form; 0."""
+    course, sums = make_course(options.model, options.batch, options.batch), Sums()
+    setting = replace(DEFAULTS[options.model], steps=options.steps or 50)
+    course.sampled(gathering(sums, max(EVERY), KEEP), setting, HELD_OUT + SEED, lambda prompts: None)
+    matrix = sums.solve()
+    told = {**fingerprint(course.model), "n": max(EVERY), "blocks": KEEP, "explained": round(sums.explained(matrix), 4)}
+    files.save_fitted(matrix, options.file, told)
+    print(f"{options.file.name}: takes away {100 * told['explained']:.0f} % of the squared error of a held residual")
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train branches, and LoRAs beside them as FILE.lora.safetensors; 0."""
+    family, setting = options.model, DEFAULTS[options.model]
+    model, rng = load_model(weights(family), setting.shift), Random(SCENES)
+    scenes = [draw_scene(rng, family == "wan") for _ in range(options.scenes)]
+    latents = codec.encode(render(scenes, rng, FRAMES if family == "wan" else 1))
+    table = text.load_table(family)
+    told, empty = text.encode(family, scenes, table), text.encode(family, [None], table)
+    unit = model.model.latent_format.process_out(latents if family == "wan" else latents[:, :, 0])
+    conditions = conditioning(family, told, 1.0), conditioning(family, empty, 1.0)
+    material = Material(unit, *conditions)
+    plan = Plan(options.steps or 500, options.batch, rate=1e-3, rank=options.rank, checkpointed=False)
+    start = NEW if options.start is None else str(options.start)
+    losses = continual(model, material, plan, start, options.file, options.file.with_suffix(".lora.safetensors"))
+    branched = attach_branches(model, files.load(options.file, comfy.ops.manual_cast)[0])
+    maps = [survey(each, material, SEED) for each in (model, branched)]
+    print(words(options.file.name, losses, maps))
+    if options.figure:
+        picture = landscape_plot(maps[0], maps[1], (f"demo-{family}", f"demo-{family} with branches"))[0]
+        Image.fromarray(picture.mul(255).round().byte().numpy()).save(options.figure)
+    return 0
