@@ -1,4 +1,4 @@
-"""Writes a before/after workflow for each method node: the demo workflow with that node in place of Encore; and those of `pairs`.
+"""Writes a before/after workflow for each method node, the demo workflow with it in place of Encore; those of `pairs`, Block Caching's.
 
 python -m launch.templates http://127.0.0.1:8188     # a running ComfyUI that has this pack
 """
@@ -12,17 +12,19 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import pairs
+from . import blockcache_workflows, pairs
 from .paths import WORKFLOWS
 from .workflow import Info, inputs, is_widget, options
 
 CATEGORY = "encore/methods"
+BESIDES = {"EncoreSkipCache"}  # of other categories, and used as a method is
 ON_WAN = {"EncoreEasyCache", "EncoreDiCache", "EncoreLeMiCa", "EncorePAB", "EncoreFasterCache"}  # made or best known for video
 GENTLER: dict[str, dict[str, Any]] = {  # where a node's defaults are too fast for a small model
     "EncoreEasyCache": {"reuse_threshold": 0.05},
     "EncoreTaylorSeer": {"fresh_threshold": 3, "max_order": 1},
     "EncoreHiCache": {"interval": 3},
     "EncoreFreqCa": {"interval": 3},
+    "EncoreSkipCache": {"forecast": "demo-flux"},
 }
 ROW = 26  # pixels of a widget
 PANEL = 130  # pixels of title, socket and report
@@ -32,12 +34,14 @@ PLACE = uuid.UUID("5f3d3a52-2b0e-4a3c-9a06-7b0f2f6d4c11")  # names of workflows 
 def documents(object_info: Info) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and workflow of each method that the server knows."""
     for node_id, info in object_info.items():
-        if info["category"] == CATEGORY:
+        if info["category"] == CATEGORY or node_id in BESIDES:
             family = "wan" if node_id in ON_WAN else "flux"
             base = json.loads((WORKFLOWS / f"demo_{family}_before_after.json").read_text(encoding="utf-8"))
             yield f"{slug(info)}_demo", document(base, node_id, info)
     for name, graph in pairs.graphs(object_info):
         yield name, graph.document(str(uuid.uuid5(PLACE, name)))
+    for name, made in blockcache_workflows.documents(object_info):
+        yield name, made | {"id": str(uuid.uuid5(PLACE, name))}
 
 
 def slug(info: Info) -> str:

@@ -17,7 +17,7 @@ import aiohttp
 import folder_paths
 import pytest
 from pack.demo.world import MOTIONS, SIDE, parse
-from pack.launch import templates
+from pack.launch import blockcache_workflows, templates
 from pack.launch.server import Server, serving
 from pack.launch.setup import Host
 from pack.launch.validate import validate
@@ -30,6 +30,8 @@ FILES = sorted((ROOT / "workflows").glob("*.json"))
 DOCUMENTS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in FILES}
 DEMOS = {"demo_flux_before_after": 4, "demo_wan_before_after": 5}  # pictures that a branch saves
 METHODS = {f"{templates.slug({'display_name': node.title})}_demo": node.node_id for node in nodes.METHODS}
+METHODS["encore_skip_cache_demo"] = "EncoreSkipCache"
+METHODS |= {blockcache_workflows.name_of(family): blockcache_workflows.CACHE for family in blockcache_workflows.FAMILIES}
 PAIRS = {"code_demo", "wan22_relay"}  # of two models on one picture
 TITLE = 30  # pixels of a node's title, above its position
 STEPS = 8
