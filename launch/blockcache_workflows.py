@@ -9,16 +9,17 @@ from .paths import WORKFLOWS
 from .workflow import Info, inputs, is_widget, options
 
 FAMILIES = ("flux", "wan")
+ALIGNMENT = {"flux": "demo-flux-fit", "wan": "none"}  # what of those that ship is laid on
 CACHE, SCHEDULE = "EncoreBlockCache", "EncoreBlockSchedule"
 NOTE = """## Block Caching, before and after
 
-Each transformer block is computed at the steps of its own schedule; at the others its last residual stands in, scaled and shifted.
+Each transformer block is computed at the steps of its own schedule; at the others its last residual stands in.
 
 The same seed twice: every step computed (upper row), Block Caching (lower row). **Encore Report** says what that saved, measured.
 Beneath: the profile of the blocks' change, and the schedule that follows from it.
 
-Profile, schedule and alignment came with Encore. For a model of yours: **Encore Block Profile**, **Encore Block Schedule**,
-**Encore Align (fit)**, each once."""
+Profile and alignment, if one is chosen, came with Encore. For a model of yours: **Encore Block Profile**, **Encore Block
+Schedule**, **Encore Align (fit)**, each once."""
 
 
 def name_of(family: str) -> str:
@@ -37,7 +38,7 @@ def document(base: Mapping[str, Any], family: str, object_info: Info) -> dict[st
     """The before/after workflow `base` with the nodes of Block Caching for its cached branch."""
     made = copy.deepcopy(dict(base))
     cache = next(node for node in made["nodes"] if node["type"] == "EncoreApply")
-    cache |= _filled(object_info[CACHE], {"alignment_file": f"demo-{family}-fit"}, cache["inputs"])
+    cache |= _filled(object_info[CACHE], {"alignment_file": ALIGNMENT[family]}, cache["inputs"])
     cache |= {"type": CACHE, "size": [320, 260], "properties": {"Node name for S&R": CACHE}}
     for node in made["nodes"]:
         if node["type"] == "MarkdownNote":
