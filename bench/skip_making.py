@@ -30,9 +30,10 @@ def fit(options: argparse.Namespace) -> int:
     setting = replace(DEFAULTS[options.model], steps=options.steps or 50)
     course.sampled(gathering(sums, max(EVERY), KEEP), setting, HELD_OUT + SEED, lambda prompts: None)
     matrix = sums.solve()
-    told = {**fingerprint(course.model), "n": max(EVERY), "blocks": KEEP, "explained": round(sums.explained(matrix), 4)}
+    explained = sums.explained(matrix)
+    told = {**fingerprint(course.model), "n": max(EVERY), "blocks": KEEP, "explained": round(explained, 4)}
     files.save_fitted(matrix, options.file, told)
-    print(f"{options.file.name}: takes away {100 * told['explained']:.0f} % of the squared error of a held residual")
+    print(f"{options.file.name}: takes away {100 * explained:.0f} % of the squared error of a held residual")
     return 0
 
 
