@@ -9,7 +9,6 @@ from .paths import WORKFLOWS
 from .workflow import Info, inputs, is_widget, options
 
 FAMILIES = ("flux", "wan")
-ALIGNMENT = {"flux": "demo-flux-fit", "wan": "none"}  # what of those that ship is laid on
 CACHE, SCHEDULE = "EncoreBlockCache", "EncoreBlockSchedule"
 NOTE = """## Block Caching, before and after
 
@@ -38,7 +37,7 @@ def document(base: Mapping[str, Any], family: str, object_info: Info) -> dict[st
     """The before/after workflow `base` with the nodes of Block Caching for its cached branch."""
     made = copy.deepcopy(dict(base))
     cache = next(node for node in made["nodes"] if node["type"] == "EncoreApply")
-    cache |= _filled(object_info[CACHE], {"alignment_file": ALIGNMENT[family]}, cache["inputs"])
+    cache |= _filled(object_info[CACHE], {"alignment_file": f"demo-{family}-fit"}, cache["inputs"])
     cache |= {"type": CACHE, "size": [320, 260], "properties": {"Node name for S&R": CACHE}}
     for node in made["nodes"]:
         if node["type"] == "MarkdownNote":
