@@ -93,7 +93,8 @@ class EncoreCalibrate(io.ComfyNode):
                     default="2, 3",
                     optional=True,
                     tooltip="Speeds to rehearse, 1.1 to 6, with commas between them: at these the forecasts are fitted to what the model "
-                    "really answers. Each costs three cached samplings of every trajectory, and gains most above 3. Empty: none. "
+                    "really answers. Each costs six cached samplings of every trajectory (two masks, three rounds), and gains most above 3. "
+                    "Empty: none. "
                     "Other speeds and numbers of steps are served without.",
                 ),
                 io.String.Input("name", default="my-model", tooltip="Name of the file in models/encore. One of that name is replaced."),

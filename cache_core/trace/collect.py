@@ -9,8 +9,8 @@ from torch import Tensor
 from ..errors import CacheError
 from ..masks import budget
 from ..types import Schedule
-from .calibration import Calibration, Levels, Rehearsed, plan
-from .fit import Plan
+from .calibration import Calibration, Levels, Rehearsed, universal
+from .fit import Plan, fit
 from .rehearse import ROUNDS, Rehearsal, rehearse
 from .search import cost, search
 from .statistics import Statistics
@@ -62,9 +62,17 @@ def calibrated(
 
 
 def rehearsed(calibration: Calibration, speeds: Iterable[float], perform: Callable[[Plan], Rehearsal], rounds: int = ROUNDS) -> Calibration:
-    """The same with plans for `speeds` that were rehearsed on its own schedule; `perform` samples all its prompts with a plan."""
+    """The same with plans for `speeds` that were rehearsed on its own schedule; `perform` samples all its prompts with a plan.
+
+    Two masks go to the rehearsals, the calibration's own and the universal one: the search goes by a guess of what the model
+    answers off the path, and the rehearsal measures it.
+    """
     statistics = calibration.statistics
     schedule = Schedule((*statistics.sigmas, statistics.end))
     counts = sorted({budget(schedule.total, speed) for speed in speeds} - {schedule.total})
-    plans = [rehearse(statistics, plan(calibration, schedule, count), perform, rounds) for count in counts]
+    plans = []
+    for count in counts:
+        masks = {calibration.computed(schedule, count), universal().computed(schedule, count)}
+        tried = [rehearse(statistics, fit(statistics, mask), perform, rounds) for mask in sorted(masks, key=sorted)]
+        plans.append(min(tried, key=lambda made: made.error))
     return replace(calibration, plans=tuple(Rehearsed(schedule.sigmas, made) for made in plans))

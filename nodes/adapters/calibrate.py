@@ -85,7 +85,7 @@ def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speed
     Plans are fitted to Euler's steps, and rehearsed for the sampler euler alone.
     """
     speeds = speeds if sampling.sampler_name == "euler" else ()
-    bar = Progress(trajectories * sampling.steps * (1 + ROUNDS * len(speeds)))
+    bar = Progress(trajectories * sampling.steps * (1 + 2 * ROUNDS * len(speeds)))
 
     def teacher(number: int) -> Kept:
         kept = shelf.get(number, LEVELS)
