@@ -35,9 +35,7 @@ def _places(tokens: Tensor) -> Tensor:
     across = min(blocks, (WIDTH - 2 * MARGIN) // (MAP + GAP))
     image, pen = sheet(HEAD + -(-blocks // across) * frames * (MAP + GAP) + FOOT)
     low, high = float(tokens.min()), float(tokens.max())
-    heading(
-        pen, MARGIN, "Where in the picture blocks change", f"a map for each block; dark {low:.2f}, bright {high:.2f} of its mean"
-    )
+    heading(pen, MARGIN, "Where in the picture blocks change", f"a map for each block; dark {low:.2f}, bright {high:.2f} of its mean")
     for block in range(blocks):
         for frame in range(frames):
             left = MARGIN + block % across * (MAP + GAP)
