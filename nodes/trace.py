@@ -92,8 +92,8 @@ class EncoreCalibrate(io.ComfyNode):
                     "speeds",
                     default="2, 3",
                     optional=True,
-                    tooltip="Speeds to rehearse, 1.1 to 6, with commas between them: at these the forecasts are fitted to what the model "
-                    "really answers. Each costs six cached samplings of every trajectory (two masks, three rounds), and gains most above 3. "
+                    tooltip="Speeds to rehearse, up to 6, with commas between them: at these the forecasts are fitted to what the model "
+                    "really answers. Each costs six cached samplings of every trajectory (two masks, three rounds); it gains most above 3. "
                     "Empty: none. "
                     "Other speeds and numbers of steps are served without.",
                 ),
