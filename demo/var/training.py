@@ -50,8 +50,9 @@ def muon_and_adamw(network: nn.Module, rate: float) -> list[torch.optim.Optimize
 
 
 def bfloat16(enabled: bool = True) -> torch.autocast:
-    """Products in bfloat16; sums, norms and parameters stay in float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
+    """Products in bfloat16 where the processor has units for them, which are else slower; sums, norms and parameters stay in float32."""
+    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled and has_units)
 
 
 def train(task: Task, seed: int, every: int) -> None:
