@@ -101,7 +101,7 @@ def test_a_rehearsal_tells_the_error_that_the_sampling_had(world):
 
 def test_a_plan_refitted_to_a_rehearsal_comes_closer_than_a_guessed_one(world):
     guessed = fit(of(world), MASK)
-    best = rehearse(of(world), guessed, world.perform)
+    best = rehearse(of(world), [guessed], world.perform)
     assert best.computed == guessed.computed
     assert world.error(best) < 0.8 * world.error(guessed)
     assert best.error == pytest.approx(world.error(best), rel=0.01)
@@ -109,7 +109,7 @@ def test_a_plan_refitted_to_a_rehearsal_comes_closer_than_a_guessed_one(world):
 
 def test_rehearsals_never_return_a_plan_that_was_seen_to_be_worse(world):
     guessed = fit(of(world), MASK)
-    assert rehearse(of(world), guessed, world.perform, rounds=1).weights == guessed.weights
+    assert rehearse(of(world), [guessed], world.perform, rounds=1).weights == guessed.weights
 
 
 def test_a_rehearsal_by_a_sampler_of_more_evaluations_is_refused(world):

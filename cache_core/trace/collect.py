@@ -16,6 +16,7 @@ from .search import cost, search
 from .statistics import Statistics
 
 TRIES = 400  # candidates that a mask's search tries
+CANDIDATES = 2  # masks that are rehearsed for a speed
 SPEEDS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # that masks are searched for
 
 
@@ -61,11 +62,18 @@ def calibrated(
     return Calibration(name, statistics, masks(statistics, tries, watch), about)
 
 
-def rehearsed(calibration: Calibration, speeds: Iterable[float], perform: Callable[[Plan], Rehearsal], rounds: int = ROUNDS) -> Calibration:
+def rehearsed(
+    calibration: Calibration,
+    speeds: Iterable[float],
+    perform: Callable[[Plan], Rehearsal],
+    rounds: int = ROUNDS,
+    candidates: int = CANDIDATES,
+    watch: Callable[[], object] = lambda: None,
+) -> Calibration:
     """The same with plans for `speeds` that were rehearsed on its own schedule; `perform` samples all its prompts with a plan.
 
-    Two masks go to the rehearsals, the calibration's own and the universal one: the search goes by a guess of what the model
-    answers off the path, and the rehearsal measures it.
+    Several masks go to the rehearsals, the calibration's own, the universal one and what other searches found: a search goes by a
+    guess of what the model answers off the path, and a rehearsal measures it.
     """
     statistics = calibration.statistics
     schedule = Schedule((*statistics.sigmas, statistics.end))
@@ -73,6 +81,8 @@ def rehearsed(calibration: Calibration, speeds: Iterable[float], perform: Callab
     plans = []
     for count in counts:
         masks = {calibration.computed(schedule, count), universal().computed(schedule, count)}
-        tried = [rehearse(statistics, fit(statistics, mask), perform, rounds) for mask in sorted(masks, key=sorted)]
-        plans.append(min(tried, key=lambda made: made.error))
+        start = sorted(universal().computed(schedule, count))
+        for seed in range(1, candidates - 1):
+            masks.add(frozenset(search(cost(statistics), schedule.total, count, [start] if seed % 2 else (), TRIES, seed, watch)))
+        plans.append(rehearse(statistics, [fit(statistics, mask) for mask in sorted(masks, key=sorted)], perform, rounds))
     return replace(calibration, plans=tuple(Rehearsed(schedule.sigmas, made) for made in plans))

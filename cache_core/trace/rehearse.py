@@ -82,18 +82,17 @@ class _Heard(Space):
         return moved
 
 
-def rehearse(statistics: Statistics, plan: Plan, perform: Callable[[Plan], Rehearsal], rounds: int = ROUNDS) -> Plan:
-    """The best of `rounds` plans, the first of them `plan`, each refitted to what happened under the one before.
+def rehearse(statistics: Statistics, plans: Sequence[Plan], perform: Callable[[Plan], Rehearsal], rounds: int = ROUNDS) -> Plan:
+    """The best plan of `rounds`: after each, the better half of the plans is refitted to what happened under it.
 
     `perform` samples the calibration's prompts with a plan. The result's `error` is what was measured there.
     """
     best: Plan | None = None
     for number in range(rounds):
-        rehearsal = perform(plan)
-        outcome = rehearsal.outcome(statistics)
-        if best is None or outcome.error < best.error:
-            best = outcome
+        shown = sorted(((found.outcome(statistics), found) for found in map(perform, plans)), key=lambda pair: pair[0].error)
+        if best is None or shown[0][0].error < best.error:
+            best = shown[0][0]
         if number + 1 < rounds:
-            plan = rehearsal.refit(statistics)
+            plans = [found.refit(statistics) for _, found in shown[: max(1, len(shown) // 2)]]
     assert best is not None, "one rehearsal at least"
     return best
