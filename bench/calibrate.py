@@ -1,5 +1,6 @@
 """`./encore calibrate`: calibrations from prompts that no benchmark reports on: of a demo model, or of both, which ships as universal."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,11 +9,11 @@ from ..demo.agreement import DEFAULTS
 from .frontier import calibration, joined
 
 
-def calibrate(name: str, prompts: int, steps: int, file: Path) -> int:
-    """Sample `prompts` together, uncached, and write what TRACE needs of them to `file`; 0."""
+def calibrate(name: str, prompts: int, steps: int, speeds: Sequence[float], file: Path) -> int:
+    """Sample `prompts` together, uncached, and write what TRACE needs of them to `file`; 0. One model's `speeds` are rehearsed."""
     families = list(DEFAULTS) if name == "universal" else [name]
-    made = [calibration(family, replace(DEFAULTS[family], steps=steps), prompts) for family in families]
+    made = [calibration(family, replace(DEFAULTS[family], steps=steps), prompts, tuple(speeds)) for family in families]
     found = joined(made) if name == "universal" else made[0]
     save(found, file)
-    print(f"{file.name}: {found.statistics.trajectories} trajectories of {steps} steps, {len(found.masks)} masks")
+    print(f"{file.name}: {found.statistics.trajectories} trajectories of {steps} steps, {len(found.masks)} masks, {len(found.plans)} rehearsed plans")
     return 0

@@ -16,8 +16,10 @@ from ..cache_core.predictors import Hold
 from ..cache_core.trace import Calibration, Plan, Rehearsal, Statistics, Trajectory, calibrated, cost, rehearsed, search, universal
 from ..cache_core.trace.bands import LEVELS
 from ..cache_core.trace.collect import TRIES
+from ..cache_core.trace.search import even
 from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, load_model, sample
 from ..demo.world import draw_scene
+from ..nodes.adapters.calibrate import described
 from ..nodes.adapters.host import attach
 from .contest import Course, Entrant, weights
 from .methods import fewer_steps, reference
@@ -44,7 +46,9 @@ def calibration(family: str, setting: Setting, trajectories: int = TRAJECTORIES,
         return Rehearsal.of(plan, teacher.start, teacher.velocities, student.velocities)
 
     sample(attach(model, p.collect(teacher)), family, scenes, setting, PROMPTS, lambda: None)
-    found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), {"model": f"demo-{family}"})
+    assert teacher.start is not None, "something was sampled"
+    about = described(model, setting.cfg, setting.sampler, teacher.start.shape)
+    found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), about)
     return rehearsed(found, speeds if setting.sampler == "euler" else (), perform)  # plans are fitted to Euler's steps
 
 
@@ -86,6 +90,7 @@ def entries(own: Calibration, other: Calibration, setting: Setting, family: str,
     searched = frozenset(search(cost(plain, fitted=False), schedule.total, count, tries=TRIES))
     made: dict[str, Recipe] = {
         "reuse": Recipe(Mask(searched, schedule.total), Hold(), name="reuse"),
+        "order_1_even_mask": p.masked(frozenset(even(schedule.total, count)), schedule.total),
         "order_1_published_mask": p.encore(speed, family),
         "order_1_searched_mask": p.masked(searched, schedule.total),
         "trace_universal": p.trace(speed, universal()),

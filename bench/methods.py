@@ -55,7 +55,7 @@ METHODS = (
     Method(
         p.magcache, {"threshold": 0.24, "longest": 5, "curves": FLUX}, {"threshold": 0.12, "longest": 2, "retained": 0.2, "curves": WAN}
     ),
-    Method(p.easycache, {"threshold": 0.2}, {"threshold": 0.2}),
+    Method(p.easycache, {"threshold": 0.2}, {"threshold": 0.05}),
     Method(p.first_block_cache, {"threshold": 0.12}, {"threshold": 0.12}),
     Method(p.dbcache, {"threshold": 0.08, "front": 1}, {"threshold": 0.08, "front": 1}),
     Method(p.dbcache_masked, {"mask": SCM_CODE[0]}, {"mask": SCM_CODE[0]}),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..demo.agreement import DEFAULTS, Setting
-from . import blockcache, code, frontier, methods, overhead, plot, skip, twins
+from . import ablations, blockcache, code, frontier, methods, overhead, plot, skip, twins
 from .contest import Course, make_course, weights
 from .output import Columns, Row, environment, table, write
 from .progress import Bar
@@ -13,6 +13,7 @@ from .progress import Bar
 BENCHES: dict[str, tuple[Callable[[Course, Setting, int, Bar], list[Row]], Columns]] = {
     "methods": (methods.run, methods.COLUMNS),
     "frontier": (frontier.run, frontier.COLUMNS),
+    "ablations": (ablations.run, ablations.COLUMNS),
     "blockcache": (blockcache.run, blockcache.COLUMNS),
     "skip": (skip.run, skip.COLUMNS),
     "overhead": (overhead.run, overhead.COLUMNS),

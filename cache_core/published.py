@@ -94,6 +94,11 @@ def rehearse(plan: Plan, into: Trajectory) -> Recipe:
     return Recipe(Rehearsing(plan, into), Fitted(Given(plan)), name="Encore Calibrate, rehearsing")
 
 
+def follow(plan: Plan) -> Recipe:
+    """Follows a plan on the schedule that it was made for."""
+    return Recipe(Traced(Given(plan), 0.0), Fitted(Given(plan)), name=f"plan of {len(plan.computed)} steps")
+
+
 def measure() -> Recipe:
     """Computes everything; examines at every evaluation how well order 1 would have forecast it."""
     return Recipe(Never("measuring"), Lagrange(1), name="Encore Measure")

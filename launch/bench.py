@@ -15,6 +15,7 @@ from .setup import Host
 NAMES = {
     "methods": "every published method at its recommended setting, next to fewer steps at the same cost",
     "frontier": "quality against cost: TRACE next to reuse, order 1 and fewer steps at 1.5 to 5 times",
+    "ablations": "TRACE with one part left out, or calibrated for something else, at 2 and 4 times",
     "code": "CoDe on the demo VARs: seconds, memory and quality at every number of drafted scales (a prompt: a batch of 32)",
     "blockcache": "Block Caching's shipped schedules, without an alignment, with the fitted and with the trained one",
     "skip": "Skip-Cache on the demo DiT with skip branches and on its twin without, and on the others with a fitted branch",

@@ -17,7 +17,7 @@ from .paths import WORKFLOWS
 from .workflow import Info, inputs, is_widget, options
 
 CATEGORY = "encore/methods"
-BESIDES = {"EncoreSkipCache"}  # of other categories, and used as a method is
+BESIDES = {"EncoreSkipCache", "EncoreTrace"}  # of other categories, and used as a method is
 ON_WAN = {"EncoreEasyCache", "EncoreDiCache", "EncoreLeMiCa", "EncorePAB", "EncoreFasterCache"}  # made or best known for video
 GENTLER: dict[str, dict[str, Any]] = {  # where a node's defaults are too fast for a small model
     "EncoreEasyCache": {"reuse_threshold": 0.05},
@@ -26,6 +26,7 @@ GENTLER: dict[str, dict[str, Any]] = {  # where a node's defaults are too fast f
     "EncoreFreqCa": {"interval": 3},
     "EncoreSkipCache": {"forecast": "demo-flux"},
 }
+CHOSEN: dict[str, dict[str, Any]] = {"EncoreTrace": {"speed": 3.0, "calibration": "demo-flux"}}  # that show more than the defaults
 ROW = 26  # pixels of a widget
 PANEL = 130  # pixels of title, socket and report
 PLACE = uuid.UUID("5f3d3a52-2b0e-4a3c-9a06-7b0f2f6d4c11")  # names of workflows are made into their ids in here
@@ -56,7 +57,7 @@ def document(base: Mapping[str, Any], node_id: str, info: Info) -> dict[str, Any
     made["id"] = str(uuid.uuid5(PLACE, name))
     apply = next(node for node in made["nodes"] if node["type"] == "EncoreApply")
     widgets = [(widget, spec) for widget, spec, _ in inputs(info["input"], info.get("input_order")) if is_widget(spec)]
-    values = {widget: options(spec)["default"] for widget, spec in widgets} | GENTLER.get(node_id, {})
+    values = {widget: options(spec)["default"] for widget, spec in widgets} | GENTLER.get(node_id, {}) | CHOSEN.get(node_id, {})
     apply["inputs"] = [apply["inputs"][0], *({"name": w, "type": _kind(spec), "widget": {"name": w}, "link": None} for w, spec in widgets)]
     apply |= {
         "type": node_id,

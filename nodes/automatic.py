@@ -5,22 +5,18 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, reduce
-from pathlib import Path
+from functools import reduce
 from typing import Any
 
-import folder_paths
-
-from ..cache_core import CacheError, Ledger, Recipe, Site
+from ..cache_core import Ledger, Recipe, Site
 from ..cache_core import published as recipes
-from ..cache_core.trace import Calibration, ForQuality, ForSpeed, Shelf, Statistics, Trajectory, calibrated, load, save, universal
+from ..cache_core.trace import Calibration, ForQuality, ForSpeed, Shelf, Statistics, Trajectory, calibrated, save, universal
 from ..cache_core.trace.bands import LEVELS
+from . import calibrations
 from .adapters.calibrate import described, fingerprint
 from .adapters.choice import Choice, Situation
 from .adapters.families import family_of
 
-FOLDER = Path(folder_paths.models_dir) / "encore"
-SUFFIX = ".safetensors"
 NOISY = ("ancestral", "sde", "lcm", "ddpm", "sa_solver")  # parts of the names of solvers that add noise at every step
 NOISIEST = 1.001  # noise level that rectified flow does not exceed
 NEAR = 1.5  # a calibration serves CFG scales up to so many times its own, or smaller
@@ -72,9 +68,9 @@ def disturbed(situation: Situation) -> str:
 
 
 def own(situation: Situation) -> tuple[Calibration | None, str]:
-    """The calibration in models/encore of this very model that is nearest in CFG and size, and a note if it is not near."""
+    """The calibration of this very model that is nearest in CFG and size, and a note if it is not near."""
     mine = fingerprint(situation.model)
-    known = [found for found in calibrations() if all(found.about.get(key) == value for key, value in mine.items())]
+    known = [found for found in calibrations.readable() if all(found.about.get(key) == value for key, value in mine.items())]
     if not known:
         return None, ""
     best = min(known, key=lambda found: _distance(found.about, situation))
@@ -89,27 +85,11 @@ def _distance(made: Mapping[str, Any], situation: Situation) -> tuple[float, boo
     return abs(math.log(max(situation.cfg, 1e-3) / cfg)), list(made.get("size", ())) != list(situation.shape[2:])
 
 
-def calibrations() -> list[Calibration]:
-    """All that can be read in models/encore; the log tells of the others."""
-    found = []
-    for path in sorted(FOLDER.glob(f"*{SUFFIX}")) if FOLDER.is_dir() else []:
-        try:
-            found.append(_read(path, path.stat().st_mtime_ns))
-        except CacheError as error:
-            logging.warning("[Encore] %s", error)
-    return found
-
-
-@lru_cache(maxsize=64)
-def _read(path: Path, changed: int) -> Calibration:
-    return load(path)
-
-
 def lesson(situation: Situation) -> Choice:
     """An uncached sampling that is kept; after the last one of LESSONS a calibration is made of them, beside the user's work."""
     made = described(situation.model, situation.cfg, situation.sampler, situation.shape)
     name = f"learned-{made['weights']}-cfg{situation.cfg:g}"
-    shelf = Shelf(FOLDER / f"{name}.unfinished", repr((made, situation.schedule.sigmas)))
+    shelf = Shelf(calibrations.workplace(name), repr((made, situation.schedule.sigmas)))
     kept = [found for found in (shelf.get(number, LEVELS) for number in range(LESSONS)) if found is not None]
     into = Trajectory()
 
@@ -128,6 +108,6 @@ def study(shelf: Shelf, name: str, made: Mapping[str, Any]) -> None:
     """Make the calibration of what lies on the shelf, and clear it."""
     kept = [shelf.get(number, LEVELS) for number in range(LESSONS)]
     total = reduce(Statistics.and_, [found.statistics for found in kept if found is not None])
-    save(calibrated(name, total, made), FOLDER / f"{name}{SUFFIX}")
+    save(calibrated(name, total, made), calibrations.place_for(name))
     shelf.clear()
     logging.info("[Encore] learned %s from %d samplings", name, total.trajectories)

@@ -1,21 +1,18 @@
 """TRACE as nodes: one that samples by a calibration, one that makes a calibration of any model in the graph."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..cache_core import CacheError, Site
 from ..cache_core.published import trace, trace_to
-from ..cache_core.trace import load, save, universal
+from ..cache_core.trace import save
+from . import calibrations
 from .adapters.calibrate import Sampling, bytes_needed, calibrate, mismatch, shelf_of
 from .adapters.host import attach
-from .automatic import FOLDER, SUFFIX
 from .cache import error_input, guard_input, site_input, speed_input
 from .live import listener
-
-SHIPPED = "universal"
 
 
 class EncoreTrace(io.ComfyNode):
@@ -35,8 +32,8 @@ class EncoreTrace(io.ComfyNode):
                 speed_input(),
                 io.Combo.Input(
                     "calibration",
-                    options=[SHIPPED, *names()],
-                    default=SHIPPED,
+                    options=calibrations.names(),
+                    default=calibrations.UNIVERSAL,
                     tooltip="What the forecasts go by. universal: learned on other models, fits any. The others are files of Encore "
                     "Calibrate in models/encore.",
                 ),
@@ -53,13 +50,13 @@ class EncoreTrace(io.ComfyNode):
         cls,
         model: Any,
         speed: float,
-        calibration: str = SHIPPED,
+        calibration: str = calibrations.UNIVERSAL,
         site: str = Site.GUIDED.value,
         error: float = 0.0,
         guard: bool = True,
     ) -> io.NodeOutput:
-        known = universal() if calibration == SHIPPED else load(FOLDER / f"{calibration}{SUFFIX}")
-        notes = [] if calibration == SHIPPED else mismatch(model, known)
+        known = calibrations.find(calibration)
+        notes = [] if calibration == calibrations.UNIVERSAL else mismatch(model, known)
         made = trace_to(error, known, Site(site), guard) if error > 0.0 else trace(speed, known, Site(site), guard)
         return io.NodeOutput(attach(model, made, listener(cls.hidden.unique_id, notes)))
 
@@ -93,9 +90,8 @@ class EncoreCalibrate(io.ComfyNode):
                     default="2, 3",
                     optional=True,
                     tooltip="Speeds to rehearse, up to 6, with commas between them: at these the forecasts are fitted to what the model "
-                    "really answers. Each costs six cached samplings of every trajectory (two masks, three rounds); it gains most above 3. "
-                    "Empty: none. "
-                    "Other speeds and numbers of steps are served without.",
+                    "really answers. Each costs up to four cached samplings of every trajectory (two masks, of which the better one goes on); it "
+                    "gains most above 3. Empty: none. Other speeds and numbers of steps are served without.",
                 ),
                 io.String.Input("name", default="my-model", tooltip="Name of the file in models/encore. One of that name is replaced."),
             ],
@@ -106,12 +102,12 @@ class EncoreCalibrate(io.ComfyNode):
     def execute(
         cls, model: Any, latent_image: dict[str, Any], trajectories: int, seed: int, name: str, speeds: str = "2", **settings: Any
     ) -> io.NodeOutput:
-        path = file_of(name)
+        path = calibrations.place_for(name)
         sampling = Sampling(model, latent=latent_image, **settings)
         wanted = speeds_of(speeds)
         needed = bytes_needed(sampling, trajectories) / 2**20
-        logging.info("[Encore] %d trajectories take %.0f MiB in %s until the calibration is done", trajectories, needed, FOLDER.name)
-        shelf = shelf_of(sampling, seed, FOLDER / f"{name}.unfinished")
+        logging.info("[Encore] %d trajectories take %.0f MiB in %s until the calibration is done", trajectories, needed, path.parent.name)
+        shelf = shelf_of(sampling, seed, calibrations.workplace(name))
         found = calibrate(sampling, name, trajectories, seed, wanted, shelf)
         save(found, path)
         told = [f"{path.name}: {trajectories} trajectories of {sampling.steps} steps"]
@@ -128,15 +124,3 @@ def speeds_of(text: str) -> list[float]:
     if any(not 1.0 < speed <= 6.0 for speed in speeds):
         raise CacheError(f"Speeds to rehearse lie above 1 and up to 6, and these are {speeds}. Leave the others out.")
     return speeds
-
-
-def names() -> list[str]:
-    """Names of the calibrations in models/encore."""
-    return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}")) if FOLDER.is_dir() else []
-
-
-def file_of(name: str) -> Path:
-    """Where a calibration of this name lies. Raises CacheError for a name that is no file name."""
-    if not name.strip() or name == SHIPPED or Path(name).name != name or name.startswith("."):
-        raise CacheError(f"A calibration cannot be called {name!r}. Use letters, digits, - and _, and not {SHIPPED!r}.")
-    return FOLDER / f"{name}{SUFFIX}"

@@ -10,7 +10,7 @@ from pack.cache_core import published as p
 from pack.cache_core.masks import budget
 from pack.cache_core.trace import Trajectory, calibrated, plan, save, universal
 from pack.cache_core.trace.bands import LEVELS
-from pack.nodes import automatic
+from pack.nodes import automatic, calibrations
 from pack.nodes.adapters.calibrate import described
 from pack.nodes.adapters.choice import Situation
 from pack.nodes.adapters.host import attach
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.host
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(automatic, "FOLDER", tmp_path)
+    monkeypatch.setattr(calibrations, "OWN", tmp_path)
     return tmp_path
 
 

@@ -14,6 +14,7 @@ from pack.cache_core.masks import budget
 from pack.cache_core.trace import Calibration, Statistics, Trajectory, calibrated, cost, even, fit, load, plan, save, search
 from pack.cache_core.trace import fit as fits
 from pack.cache_core.trace.bands import LEVELS, join, split
+from pack.nodes import calibrations
 from pack.nodes import trace as trace_nodes
 from pack.nodes.adapters import calibrate
 from pack.nodes.adapters.host import attach
@@ -270,12 +271,12 @@ def test_without_a_searched_mask_steps_are_even():
 
 @pytest.mark.host
 def test_the_node_writes_a_calibration_that_the_other_node_samples_by(tmp_path, monkeypatch):
-    monkeypatch.setattr(trace_nodes, "FOLDER", tmp_path)
+    monkeypatch.setattr(calibrations, "OWN", tmp_path)
     model, latent = host_models.make("flux"), {"samples": torch.zeros(1, *host_models.LATENT["flux"])}
     settings = {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
     told = {"positive": host_models.prompt(5, 11), "negative": host_models.prompt(5, 12)}
     trace_nodes.EncoreCalibrate.execute(model, latent_image=latent, trajectories=2, seed=3, name="mine", speeds="1.4", **told, **settings)
-    assert trace_nodes.names() == ["mine"]
+    assert {"universal", "mine"} <= set(calibrations.names())
     assert load(tmp_path / "mine.safetensors").statistics.trajectories == 2
     known = load(tmp_path / "mine.safetensors")
     assert calibrate.mismatch(model, known) == []
@@ -284,4 +285,4 @@ def test_the_node_writes_a_calibration_that_the_other_node_samples_by(tmp_path, 
     (cached,) = trace_nodes.EncoreTrace.execute(model, 1.4, "mine").result
     assert host_models.sample(cached, "flux", steps=8).isfinite().all()
     with pytest.raises(CacheError, match="cannot be called"):
-        trace_nodes.file_of("../mine")
+        calibrations.place_for("../mine")

@@ -31,7 +31,7 @@ FILES = sorted((ROOT / "workflows").glob("*.json"))
 DOCUMENTS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in FILES}
 DEMOS = {"demo_flux_before_after": 4, "demo_wan_before_after": 5}  # pictures that a branch saves
 METHODS = {f"{templates.slug({'display_name': node.title})}_demo": node.node_id for node in nodes.METHODS}
-METHODS["encore_skip_cache_demo"] = "EncoreSkipCache"
+METHODS |= {"encore_skip_cache_demo": "EncoreSkipCache", "trace_demo": "EncoreTrace"}
 METHODS |= {blockcache_workflows.name_of(family): blockcache_workflows.CACHE for family in blockcache_workflows.FAMILIES}
 PAIRS = {"code_demo", "wan22_relay"}  # of two models on one picture
 OLDER = __version__.split(".") < ["0", "30"]

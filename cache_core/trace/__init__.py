@@ -2,7 +2,7 @@
 
 from .calibration import Calibration, Levels, Rehearsed, load, plan, save, universal
 from .collect import SPEEDS, Trajectory, calibrated, rehearsed
-from .fit import Plan, fit
+from .fit import Plan, Terms, fit
 from .planner import ForQuality, ForSpeed, Given, Planner
 from .rehearse import Rehearsal, rehearse
 from .search import cost, even, search
@@ -23,6 +23,7 @@ __all__ = [
     "Rehearsed",
     "Shelf",
     "Statistics",
+    "Terms",
     "Trajectory",
     "calibrated",
     "cost",

@@ -43,6 +43,22 @@ class Plan:
     exams: Mapping[int, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a fit is made of; an ablation leaves something out.
+
+    `returns`: its target leads back to the teacher's path, else it imitates the teacher's velocity; `state`: the latent is a
+    regressor; `corrects`: computed velocities are corrected too.
+    """
+
+    returns: bool = True
+    state: bool = True
+    corrects: bool = True
+
+
+ALL = Terms()
+
+
 def order_one(times: Array, time: float) -> Array:
     """The fit's prior: weights of the line through the last two anchors, nothing of older ones and of x."""
     weights = np.zeros(len(times) + 1)
@@ -51,18 +67,20 @@ def order_one(times: Array, time: float) -> Array:
     return weights
 
 
-def fit(statistics: Statistics, computed: Iterable[int], depth: int = DEPTH, ridge: float = RIDGE, fitted: bool = True) -> Plan:
+def fit(
+    statistics: Statistics, computed: Iterable[int], depth: int = DEPTH, ridge: float = RIDGE, fitted: bool = True, terms: Terms = ALL
+) -> Plan:
     """Follow a sampling that computes the steps `computed` and fit its weights on the way; unless `fitted`, leave them at order 1."""
     mask = sorted(computed)
     space = Guessed(statistics, len(mask))
-    return follow(space, statistics, mask, depth, space.solver(ridge) if fitted else _prior)
+    return follow(space, statistics, mask, depth, _with(terms, mask, space.solver(ridge)) if fitted else _prior, terms.returns)
 
 
 # Weights [bands, anchors + 1] for a step, from the parts [bands, anchors + 1, basis], the goal [bands, basis] and the prior [anchors + 1].
 Choice = Callable[[int, Array, Array, Array], Array]
 
 
-def follow(space: "Space", statistics: Statistics, mask: Sequence[int], depth: int, choose: Choice) -> Plan:
+def follow(space: "Space", statistics: Statistics, mask: Sequence[int], depth: int, choose: Choice, returns: bool = True) -> Plan:
     """The plan of a cached sampling in `space` whose weights `choose` gives, step after step."""
     sigmas = np.array([*statistics.sigmas, statistics.end])
     student, teacher = space.start(), space.start()
@@ -78,7 +96,7 @@ def follow(space: "Space", statistics: Statistics, mask: Sequence[int], depth: i
                 forecast = np.einsum("p,gpm->gm", line, np.stack([part for _, part in known], 1))
                 exams[n] = math.sqrt(space.square(forecast - seen) / space.square(seen))
             known = [*known, (n, seen)][-depth:]
-        goal = (teacher + stride * truth - student) / stride
+        goal = (teacher + stride * truth - student) / stride if returns else truth
         answer = known[-1][1]
         if len(known) > 1:
             prior = order_one(sigmas[[step for step, _ in known]], sigmas[n])
@@ -99,6 +117,20 @@ def response(sigma: float) -> tuple[float, float]:
 
 def _prior(step: int, parts: Array, goal: Array, prior: Array) -> Array:
     return np.tile(prior, (len(parts), 1))
+
+
+def _with(terms: Terms, mask: Sequence[int], choose: Choice) -> Choice:
+    """The choice held to `terms`."""
+
+    def chosen(step: int, parts: Array, goal: Array, prior: Array) -> Array:
+        if step in mask and not terms.corrects:
+            return _prior(step, parts, goal, prior)  # which is the computed velocity itself
+        if terms.state:
+            return choose(step, parts, goal, prior)
+        found = choose(step, parts[:, :-1], goal, prior[:-1])
+        return np.concatenate([found, np.zeros((len(found), 1))], 1)
+
+    return chosen
 
 
 class Space:

@@ -96,3 +96,8 @@ def rehearse(statistics: Statistics, plans: Sequence[Plan], perform: Callable[[P
             plans = [found.refit(statistics) for _, found in shown[: max(1, len(shown) // 2)]]
     assert best is not None, "one rehearsal at least"
     return best
+
+
+def performances(plans: int, rounds: int = ROUNDS) -> int:
+    """How often `rehearse` samples at most."""
+    return sum(max(1, plans >> number) for number in range(rounds))

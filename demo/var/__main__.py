@@ -1,4 +1,4 @@
-"""Makes all that `demo/weights/var` holds, in order: `python -m demo.var`. Resumes; about 15 minutes of a core with bfloat16 units."""
+"""Makes all that `demo/weights/var` holds, in order: `python -m demo.var`. Resumes; about 50 minutes of a core."""
 
 import torch
 

@@ -90,7 +90,7 @@ class Plain:
         export(file(self.name), self.network, about)
 
 
-TASKS: Tasks = {name: (partial(Plain, name), 700) for name in LAYOUTS}
+TASKS: Tasks = {name: (partial(Plain, name), 1800) for name in LAYOUTS}
 
 if __name__ == "__main__":
     command("demo.var.transformers", __doc__, TASKS)

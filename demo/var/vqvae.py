@@ -99,7 +99,7 @@ class Painter:
         export(FILE, self.network, about)
 
 
-TASKS: Tasks = {"quantiser": (Quantiser, 150), "decoder": (Painter, 500)}
+TASKS: Tasks = {"quantiser": (Quantiser, 150), "decoder": (Painter, 3000)}
 
 if __name__ == "__main__":
     command("demo.var.vqvae", __doc__, TASKS)

@@ -18,7 +18,8 @@ from ...cache_core import CacheError
 from ...cache_core import published as recipes
 from ...cache_core.trace import Calibration, Kept, Plan, Rehearsal, Shelf, Statistics, Trajectory, calibrated, rehearsed
 from ...cache_core.trace.bands import LEVELS
-from ...cache_core.trace.rehearse import ROUNDS
+from ...cache_core.trace.collect import CANDIDATES
+from ...cache_core.trace.rehearse import performances
 from .families import family_of
 from .host import attach
 
@@ -85,7 +86,7 @@ def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speed
     Plans are fitted to Euler's steps, and rehearsed for the sampler euler alone.
     """
     speeds = speeds if sampling.sampler_name == "euler" else ()
-    bar = Progress(trajectories * sampling.steps * (1 + 2 * ROUNDS * len(speeds)))
+    bar = Progress(trajectories * sampling.steps * (1 + performances(CANDIDATES) * len(speeds)))
 
     def teacher(number: int) -> Kept:
         kept = shelf.get(number, LEVELS)

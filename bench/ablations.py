@@ -1,0 +1,69 @@
+"""`./encore bench ablations`: TRACE with one thing left out or changed at a time, all of them on the mask of the whole."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..cache_core import Schedule
+from ..cache_core import published as p
+from ..cache_core.masks import budget
+from ..cache_core.trace import Calibration, Plan, Terms, fit, plan
+from ..demo.agreement import Setting
+from .contest import Course, Entrant
+from .frontier import COLUMNS, calibration
+from .methods import reference
+from .progress import Bar
+from .rows import Row, make_table
+
+__all__ = ["COLUMNS", "run"]
+SPEEDS = (2.0, 4.0)
+SIZES = (1, 4, 16)  # trajectories of a calibration, besides the usual number
+TERMS = {
+    "target: the teacher's velocity": Terms(returns=False),
+    "without the latent": Terms(state=False),
+    "without corrections": Terms(corrects=False),
+    "target, latent and corrections": Terms(False, False, False),
+}
+
+
+def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
+    """Uncached, and at each speed the whole method and every variation of it. Seconds are not the point: `rounds` may be 1."""
+    own = calibration(course.family, setting, speeds=SPEEDS)
+    changed = {words: calibration(course.family, other) for words, other in shifted(setting).items()}
+    changed |= {f"{count} trajectories": calibration(course.family, setting, count) for count in SIZES}
+    entrants = [
+        Entrant("trace", setting, f"{speed:g}x, {words}", p.follow(made))
+        for speed in SPEEDS
+        for words, made in variations(own, changed, setting.steps, speed)
+    ]
+    bar.expect(course, [setting] * (1 + len(entrants)))
+    uncached, frames = reference(course, setting, bar)
+    results = [uncached, *(course.judge(entrant, frames, bar) for entrant in entrants)]
+    bar.expect(course, [result.entrant.setting for result in results], rounds)
+    course.race(results, rounds, bar)
+    table = make_table(course, uncached)
+    return [table.row(result, {}) for result in results]
+
+
+def variations(own: Calibration, changed: dict[str, Calibration], steps: int, speed: float) -> Iterator[tuple[str, Plan]]:
+    """Words and plan of the whole method, then of each variation, on one mask."""
+    schedule = Schedule((*own.statistics.sigmas, own.statistics.end))
+    whole = plan(own, schedule, budget(steps, speed))
+    mask = whole.computed
+    yield "all of it", whole
+    yield "without rehearsals", fit(own.statistics, mask)
+    yield "without bands", fit(own.statistics.whole(), mask)
+    for words, terms in TERMS.items():
+        yield words, fit(own.statistics, mask, terms=terms)
+    yield "order 1", fit(own.statistics, mask, fitted=False)
+    for words, other in changed.items():
+        yield words, fit(other.statistics.at(schedule), mask)
+
+
+def shifted(setting: Setting) -> dict[str, Setting]:
+    """What a calibration was made for where it is used for something else, each without rehearsals."""
+    steps = {f"calibrated at {count} steps": replace(setting, steps=count) for count in (20, 28) if count != setting.steps}
+    if setting.cfg == 1.0:
+        other = {f"calibrated at guidance {value:g}": replace(setting, guidance=value) for value in (1.5, 4.0)}
+    else:
+        other = {f"calibrated at CFG {value:g}": replace(setting, cfg=value) for value in (2.0, 5.0)}
+    return steps | other | {f"calibrated with shift {value:g}": replace(setting, shift=value) for value in (2.0, 5.0)}
