@@ -11,7 +11,7 @@ import torch
 from pack.cache_core import CacheError, RecipeError, Schedule, Site
 from pack.cache_core import published as p
 from pack.cache_core.masks import budget
-from pack.cache_core.trace import Calibration, Statistics, Trajectory, calibrated, cost, even, fit, load, plan, save, search
+from pack.cache_core.trace import Calibration, Statistics, Terms, Trajectory, calibrated, cost, even, fit, load, plan, save, search
 from pack.cache_core.trace import fit as fits
 from pack.cache_core.trace.bands import LEVELS, join, split
 from pack.nodes import calibrations
@@ -38,7 +38,7 @@ def statistics(schedule, levels=(), **kwargs):
     return Statistics.of(start, velocities, schedule.sigmas[:-1], levels, schedule.sigmas[-1])
 
 
-def plain_fit(start, velocities, sigmas, mask, depth=3, ridge=1e-4):
+def plain_fit(start, velocities, sigmas, mask, *, depth=3, ridge=1e-4, returns=True, state=True, corrects=True):
     """The sequential least-squares fit on the tensors themselves; returns weights by step and the final latent."""
     x, teacher, known, table = start, start, [], {}
     for n, velocity in enumerate(velocities):
@@ -47,14 +47,16 @@ def plain_fit(start, velocities, sigmas, mask, depth=3, ridge=1e-4):
             known = [*known, (sigmas[n], velocity)][-depth:]
         answer = known[-1][1]
         if len(known) > 1:
-            goal = ((teacher + stride * velocity - x) / stride).flatten().double()
-            parts = torch.stack([part.flatten().double() for part in [*(v for _, v in known), x]])
+            goal = ((teacher + stride * velocity - x) / stride if returns else velocity).flatten().double()
+            parts = torch.stack([part.flatten().double() for part in [*(v for _, v in known), *([x] if state else [])]])
             (a, _), (b, _) = known[-2:]
             line = [(sigmas[n] - b) / (a - b), (sigmas[n] - a) / (b - a)]
-            prior = torch.tensor([0.0] * (len(known) - 2) + line + [0.0], dtype=torch.float64)
+            prior = torch.tensor([0.0] * (len(known) - 2) + line + [0.0] * state, dtype=torch.float64)
             gram = parts @ parts.T
             pull = ridge * gram.diag().mean()
-            table[n] = torch.linalg.solve(gram + pull * torch.eye(len(parts)), parts @ goal + pull * prior)
+            found = torch.linalg.solve(gram + pull * torch.eye(len(parts)), parts @ goal + pull * prior)
+            found = found if corrects or n not in mask else prior
+            table[n] = torch.cat([found, torch.zeros(len(known) + 1 - len(found), dtype=torch.float64)])
             answer = sum(weight * part for weight, part in zip(table[n].float(), [*(v for _, v in known), x], strict=True))
         x, teacher = x + stride * answer, teacher + stride * velocity
     return table, x, teacher
@@ -83,6 +85,19 @@ def test_anchors_name_the_computed_steps_that_weights_are_for(deaf):
     assert found.anchors[2] == found.anchors[4] == (0, 2)
     assert found.anchors[10] == (2, 5, 9)
     assert 1 not in found.anchors
+
+
+@pytest.mark.parametrize("left_out", ["returns", "state", "corrects"])
+def test_an_ablation_is_the_plain_fit_without_that_part(deaf, left_out):
+    schedule, mask = flow(20), [0, 3, 6, 10, 15, 19]
+    start, velocities = trajectories(schedule)
+    terms = {left_out: False}
+    found = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], (), 0.0), mask, terms=Terms(**terms))
+    table, _, _ = plain_fit(start, velocities, schedule.sigmas, mask, **terms)
+    for step, row in table.items():
+        assert found.weights[step][0] == pytest.approx(row.tolist(), rel=1e-3, abs=1e-4)
+    whole = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], (), 0.0), mask)
+    assert any(found.weights[step] != whole.weights[step] for step in table)
 
 
 def test_the_fit_is_closer_than_order_1_and_a_searched_mask_closer_than_an_even_one():

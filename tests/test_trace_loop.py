@@ -20,6 +20,7 @@ from pack.cache_core.trace import (
     Statistics,
     Trajectory,
     calibrated,
+    even,
     fit,
     load,
     plan,
@@ -30,6 +31,7 @@ from pack.cache_core.trace import (
 )
 from pack.cache_core.trace.bands import LEVELS
 from pack.cache_core.trace.calibration import refitted
+from pack.cache_core.trace.rehearse import performances
 from pack.cache_core.types import Observation, Step
 from pack.nodes import trace as trace_nodes
 from pack.nodes.adapters.host import attach
@@ -110,6 +112,19 @@ def test_a_plan_refitted_to_a_rehearsal_comes_closer_than_a_guessed_one(world):
 def test_rehearsals_never_return_a_plan_that_was_seen_to_be_worse(world):
     guessed = fit(of(world), MASK)
     assert rehearse(of(world), [guessed], world.perform, rounds=1).weights == guessed.weights
+
+
+def test_of_several_plans_the_better_half_goes_on(world):
+    plans, seen = [fit(of(world), mask) for mask in (MASK, even(20, len(MASK)), [*range(len(MASK))])], []
+
+    def perform(made):
+        seen.append(made.computed)
+        return world.perform(made)
+
+    best = rehearse(of(world), plans, perform, rounds=3)
+    assert len(seen) == performances(3, 3) == 3 + 1 + 1
+    assert set(seen[:3]) == {made.computed for made in plans}
+    assert best.computed == min(plans, key=world.error).computed == seen[3] == seen[4]
 
 
 def test_a_rehearsal_by_a_sampler_of_more_evaluations_is_refused(world):
