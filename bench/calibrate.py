@@ -15,7 +15,6 @@ def calibrate(name: str, prompts: int, steps: int, speeds: Sequence[float], file
     made = [calibration(family, replace(DEFAULTS[family], steps=steps), prompts, tuple(speeds)) for family in families]
     found = joined(made) if name == "universal" else made[0]
     save(found, file)
-    print(
-        f"{file.name}: {found.statistics.trajectories} trajectories of {steps} steps, {len(found.masks)} masks, {len(found.plans)} rehearsed plans"
-    )
+    counts = f"{found.statistics.trajectories} trajectories of {steps} steps, {len(found.masks)} masks"
+    print(f"{file.name}: {counts}, {len(found.plans)} rehearsed plans")
     return 0
