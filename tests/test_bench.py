@@ -4,16 +4,20 @@ import inspect
 import json
 import math
 import random
+from dataclasses import asdict
 
 import pytest
 import torch
-from pack.bench import bootstrap, methods, metrics, output, overhead, plot, rows, run
+from pack.bench import ablations, bootstrap, methods, metrics, output, overhead, plot, rows, run
 from pack.cache_core import Recipe, published
+from pack.cache_core.trace import Statistics, calibrated
+from pack.cache_core.trace.bands import LEVELS
 from pack.demo import judge
-from pack.demo.agreement import HELD_OUT
+from pack.demo.agreement import DEFAULTS, HELD_OUT
 from pack.demo.world import draw_scene, render
 from pack.launch import bench, cli, errors
 from PIL import Image
+from policy_runs import flow
 
 SCHEMA = {"model", "method", "setting", "steps", "computed", "macs_reduction", "speedup", "psnr_db", "ssim", "judge_distance", "frechet"}
 SCHEMA |= {"agreement", "prompts", "notes"}
@@ -261,3 +265,22 @@ def test_a_frontier_is_drawn_with_a_line_for_each_method(tmp_path):
     assert set(plot.COLOURS[:2]) <= seen
     assert plot.COLOURS[2] not in seen
     assert [path.name for path in tmp_path.iterdir()] == ["frontier.png"]
+
+
+def test_every_ablation_is_on_the_mask_of_the_whole():
+    random = torch.Generator().manual_seed(0)
+    schedule = flow(20)
+    start, *velocities = (torch.randn(2, 4, 8, 8, generator=random) for _ in range(21))
+    known = calibrated("mine", Statistics.of(start, velocities, schedule.sigmas[:-1], LEVELS, 0.0), {}, tries=2)
+    found = dict(ablations.variations(known, {"another": known}, 20, 2.0))
+    assert len(found) == 9
+    assert len({made.computed for made in found.values()}) == 1
+    assert len({str(made.weights) for made in found.values()}) == 7  # three are alike: nothing was rehearsed, "another" is the same
+
+
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_a_calibration_for_something_else_differs_in_one_setting(family):
+    usual = DEFAULTS[family]
+    for other in ablations.shifted(usual).values():
+        ours, theirs = asdict(usual), asdict(other)
+        assert len([name for name in ours if ours[name] != theirs[name]]) == 1
