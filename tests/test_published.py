@@ -3,6 +3,7 @@
 import pytest
 import torch
 from host_models import make, sample
+from pack.cache_core import Site, published
 from pack.cache_core.policies import Never
 from pack.cache_core.predictors import Hold
 from pack.nodes.adapters import host, reports
@@ -36,3 +37,20 @@ def test_a_method_that_never_reuses_is_bit_identical_to_no_node(models, recipe):
         recipe = replace(recipe, predictor=Hold())
     idle = replace(recipe, policy=Never())
     assert torch.equal(sample(models["flux"], "flux", cfg=3.0), sample(host.attach(models["flux"], idle), "flux", cfg=3.0))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "site", "head", "tail"),
+    [
+        (published.easycache(), Site.COND, 0, 0),
+        (published.teacache(), Site.STACK, 0, 0),
+        (published.magcache(), Site.STACK, 0, 0),
+        (published.first_block_cache(), Site.STACK, 1, 0),
+        (published.dbcache(front=3, back=1), Site.STACK, 3, 1),
+        (published.dbcache_masked(front=2, back=1), Site.STACK, 2, 1),
+        (published.encore(), Site.GUIDED, 0, 0),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_a_method_stands_where_its_authors_put_it(recipe, site, head, tail):
+    assert (recipe.site, recipe.head, recipe.tail) == (site, head, tail)
