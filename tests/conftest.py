@@ -25,3 +25,23 @@ assert spec.loader is not None
 pack = module_from_spec(spec)
 sys.modules["pack"] = pack
 spec.loader.exec_module(pack)
+
+import host_models  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def models():
+    """A small Flux and a small Wan of random weights, by family."""
+    return {family: host_models.make(family) for family in ("flux", "wan")}
+
+
+@pytest.fixture(params=["flux", "wan"])
+def family(request):
+    """Each family in turn."""
+    return request.param
+
+
+@pytest.fixture
+def model(models, family):
+    """The small model of the family."""
+    return models[family]

@@ -119,3 +119,10 @@ class BlockCalls:
     def evaluations(self) -> set[int]:
         """Calls of every block, as a set: one number where all blocks ran equally often."""
         return set(self.calls.values())
+
+
+def newest(latent: torch.Tensor) -> Any:
+    """The ledger of the sampling that made `latent`."""
+    from pack.nodes.adapters import reports
+
+    return reports.find(latent)[0]

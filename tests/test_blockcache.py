@@ -3,7 +3,7 @@
 import comfy.model_management
 import pytest
 import torch
-from host_models import BLOCKS, LATENT, BlockCalls, make, prompt, sample
+from host_models import BLOCKS, LATENT, BlockCalls, prompt, sample
 from pack.cache_core import Branch, CacheError, Place, Schedule
 from pack.cache_core import published as p
 from pack.cache_core.blockcache import (
@@ -28,21 +28,6 @@ from test_sites import keys, spread, tokens
 
 pytestmark = pytest.mark.host
 STEPS = 8
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {family: make(family) for family in ("flux", "wan")}
-
-
-@pytest.fixture(params=["flux", "wan"])
-def family(request):
-    return request.param
-
-
-@pytest.fixture
-def model(models, family):
-    return models[family]
 
 
 def sampling(model, family, batch=1, cfg=1.0):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from host_models import LATENT, make, prompt, sample
+from host_models import LATENT, prompt, sample
 from pack.cache_core import CacheError, Place, Probe, Schedule, Step
 from pack.cache_core import published as p
 from pack.cache_core.blockcache import Training, for_reduction
@@ -21,16 +21,6 @@ from test_blockcache import flat
 pytestmark = pytest.mark.host
 STEPS = 8
 SAMPLING = {"seed": 1, "steps": STEPS, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {family: make(family) for family in ("flux", "wan")}
-
-
-@pytest.fixture(params=["flux", "wan"])
-def family(request):
-    return request.param
 
 
 @pytest.fixture(autouse=True)

@@ -2,27 +2,12 @@
 
 import pytest
 import torch
-from host_models import make, sample
+from host_models import sample
 from pack.cache_core.policies import Mask, Never
 from pack.nodes.adapters import host
 from test_branches import ATTENTION, CROSS, MASK, MLP, MODULES, branchwise, newest
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {family: make(family) for family in ("flux", "wan")}
-
-
-@pytest.fixture(params=["flux", "wan"])
-def family(request):
-    return request.param
-
-
-@pytest.fixture
-def model(models, family):
-    return models[family]
 
 
 def test_wan_branches_held_by_a_mask_are_the_plain_loop(models):

@@ -6,11 +6,11 @@ import comfy.ldm.modules.attention
 import comfy.model_management
 import pytest
 import torch
-from host_models import make, sample
+from host_models import newest, sample
 from pack.cache_core import Branch, Recipe, RecipeError, Site, Span, Target
 from pack.cache_core.policies import Mask, Never, PerBranch, PerPlace
 from pack.cache_core.predictors import Hold, Lagrange
-from pack.nodes.adapters import host, reports
+from pack.nodes.adapters import host
 from test_sites import attributes, keys
 
 pytestmark = pytest.mark.host
@@ -21,25 +21,6 @@ MODULES = {
     "flux": ("img_attn.qkv", "txt_attn.qkv", "img_attn.proj", "txt_attn.proj", "img_mlp", "txt_mlp", "linear1", "linear2"),
     "wan": ("self_attn", "cross_attn", "ffn"),
 }
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {family: make(family) for family in ("flux", "wan")}
-
-
-@pytest.fixture(params=["flux", "wan"])
-def family(request):
-    return request.param
-
-
-@pytest.fixture
-def model(models, family):
-    return models[family]
-
-
-def newest(latent):
-    return reports.find(latent)[0]
 
 
 def branchwise(policy, predictor=None, branches=frozenset(Branch), **where):

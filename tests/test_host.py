@@ -31,11 +31,6 @@ def family(request):
     return request.param
 
 
-@pytest.fixture
-def model(models, family):
-    return models[family]
-
-
 @pytest.fixture(params=SITES, ids=lambda site: site.value)
 def site(request):
     return request.param

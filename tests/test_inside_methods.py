@@ -4,36 +4,17 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from host_models import BlockCalls, make, prompt, sample
+from host_models import BlockCalls, newest, prompt, sample
 from pack.cache_core import Branch, History, Observation, Place, Placement, Recipe, Schedule, Site, Step, Target, tables
 from pack.cache_core import published as p
 from pack.cache_core.policies import Interval, Mask, Never
 from pack.cache_core.predictors import GuidanceBands, Hold
-from pack.nodes.adapters import host, reports
+from pack.nodes.adapters import host
 from test_branches import Forwards
 
 pytestmark = pytest.mark.host
 MASK = frozenset({0, 1, 4, 7})
 POLYNOMIALS = [value for value in vars(tables).values() if isinstance(value, tables.Polynomial)]
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {family: make(family) for family in ("flux", "wan")}
-
-
-@pytest.fixture(params=["flux", "wan"])
-def family(request):
-    return request.param
-
-
-@pytest.fixture
-def model(models, family):
-    return models[family]
-
-
-def newest(latent):
-    return reports.find(latent)[0]
 
 
 def uncond(policy, predictor=None):

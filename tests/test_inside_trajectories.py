@@ -23,16 +23,6 @@ def models():
     return {family: load(family) for family in ("flux", "wan")}
 
 
-@pytest.fixture(params=["flux", "wan"])
-def family(request):
-    return request.param
-
-
-@pytest.fixture
-def model(models, family):
-    return models[family]
-
-
 @pytest.fixture(scope="module")
 def uncached(models):
     return {family: sample(models[family], family, STEPS) for family in models}

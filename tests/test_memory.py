@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from host_models import LATENT, make, sample
+from host_models import LATENT, sample
 from pack.cache_core import Branch, Placement, Probe, Recipe, Site, Span, Target
 from pack.cache_core.memory import Extent, kept_bytes
 from pack.cache_core.policies import Change, Drift, Embedded, Mask, OutputRate, Within
@@ -33,11 +33,6 @@ RECIPES = {
     "branch": Recipe(MASK, Lagrange(1), Site.BRANCH),
     "attention": Recipe(MASK, Hold(), Site.BRANCH, branches=ATTENTION),
 }
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {family: make(family) for family in ("flux", "wan")}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from host_models import make, sample
+from host_models import sample
 from pack.cache_core import Site, published
 from pack.cache_core.policies import Never
 from pack.cache_core.predictors import Hold
@@ -10,11 +10,6 @@ from pack.nodes.adapters import host, reports
 from recipes import published_methods
 
 pytestmark = pytest.mark.host
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {family: make(family) for family in ("flux", "wan")}
 
 
 @pytest.mark.parametrize("family", ["flux", "wan"])

@@ -3,34 +3,15 @@
 import comfy.model_management
 import pytest
 import torch
-from host_models import BLOCKS, BlockCalls, make, prompt, sample
+from host_models import BLOCKS, BlockCalls, newest, prompt, sample
 from pack.cache_core import Probe, Recipe, RecipeError, Site, Span, Target
 from pack.cache_core.policies import AccumulatedError, Change, Interval, Mask, Never, PerPlace, Within
 from pack.cache_core.predictors import Hold, Lagrange
-from pack.nodes.adapters import host, reports
+from pack.nodes.adapters import host
 
 pytestmark = pytest.mark.host
 MASK = frozenset({0, 1, 4, 7})
 MASKS = [frozenset({0, 2, 4, 6}), frozenset({0, 1, 2, 5, 7}), frozenset({0, 7})]
-
-
-@pytest.fixture(scope="module")
-def models():
-    return {family: make(family) for family in ("flux", "wan")}
-
-
-@pytest.fixture(params=["flux", "wan"])
-def family(request):
-    return request.param
-
-
-@pytest.fixture
-def model(models, family):
-    return models[family]
-
-
-def newest(latent):
-    return reports.find(latent)[0]
 
 
 def keys(family):

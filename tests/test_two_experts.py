@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from host_models import LATENT, BlockCalls, make, prompt
+from host_models import LATENT, BlockCalls, make, newest, prompt
 from pack.cache_core import Recipe, Schedule, Site, Target
 from pack.cache_core import published as p
 from pack.cache_core.masks import rescale
 from pack.cache_core.policies import Carried, Mask, Never
 from pack.cache_core.predictors import Hold, Lagrange
 from pack.cache_core.tables import WAN_1B_MAGNITUDE, WAN_14B_LEMICA, place
-from pack.nodes.adapters import host, reports
+from pack.nodes.adapters import host
 from pack.nodes.methods import METHODS
 from recipes import published_methods
 
@@ -42,10 +42,6 @@ def sample(high, low):
     start = {"samples": torch.zeros(1, *LATENT["wan"])}
     between = half(high, start, 0, SWITCH, "enable")
     return between["samples"], half(low, between, SWITCH, STEPS, "disable")["samples"]
-
-
-def newest(latent):
-    return reports.find(latent)[0]
 
 
 def trace(latent):
