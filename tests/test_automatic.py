@@ -136,3 +136,49 @@ def test_the_plan_is_the_one_that_the_ledger_shows(folder, model):
     (ledger,) = ledgers
     schedule = Schedule((*(entry.sigma for entry in ledger.entries), 0.0))
     assert {entry.step for entry in ledger.entries if entry.computed} == plan(universal(), schedule, budget(20, 2.0)).computed
+
+
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_a_distilled_models_few_steps_are_all_computed_and_the_report_says_why(folder, model, steps):
+    ledgers = []
+    ours = host_models.sample(attach(model, Automatic(3.0), ledgers.append), "flux", steps=steps)
+    assert ledgers[0].computed == steps
+    assert all("too few" in entry.reason for entry in ledgers[0].entries[1:])
+    assert torch.equal(ours, host_models.sample(model, "flux", steps=steps))
+
+
+def test_eight_steps_compute_five(folder, model):
+    ledgers = []
+    host_models.sample(attach(model, Automatic(3.0, guarded=False), ledgers.append), "flux", steps=8)
+    assert ledgers[0].computed == 5
+
+
+def test_a_picture_that_is_begun_half_way_is_forecast_on_what_is_left_of_the_schedule(folder, model):
+    ledgers = []
+    attached = attach(model, Automatic(2.0, guarded=False), ledgers.append)
+    half = host_models.sample(attached, "flux", steps=16, denoise=0.5)
+    assert ledgers[0].computed == budget(16, 2.0)
+    assert max(entry.sigma for entry in ledgers[0].entries) < 0.9
+    assert torch.equal(half, host_models.sample(attached, "flux", steps=16, denoise=0.5))
+
+
+def test_two_samplers_that_share_a_schedule_are_two_samplings(folder, model):
+    """As two KSampler (Advanced) do: the second begins where the first one stopped, with nothing of it left."""
+    ledgers = []
+    attached = attach(model, Automatic(2.0, guarded=False), ledgers.append)
+    sigmas = torch.linspace(1.0, 0.0, 25)
+    for part in (sigmas[:13], sigmas[12:]):
+        first = host_models.sample(attached, "flux", sigmas=part)
+        assert ledgers[-1].computed == budget(12, 2.0)
+        assert ledgers[-1].entries[0].computed
+        assert torch.equal(first, host_models.sample(attached, "flux", sigmas=part))
+    assert len(ledgers) == 4
+
+
+@pytest.mark.parametrize(("sampler", "evaluations"), [("heun", 23), ("dpm_2", 23), ("euler_ancestral", 12), ("lcm", 12)])
+def test_solvers_of_two_evaluations_and_noisy_ones_finish_and_all_evaluations_are_accounted_for(folder, model, sampler, evaluations):
+    ledgers = []
+    ours = host_models.sample(attach(model, Automatic(2.0), ledgers.append), "flux", steps=12, sampler=sampler)
+    assert ours.isfinite().all()
+    assert ledgers[0].evaluations == evaluations
+    assert ledgers[0].computed + ledgers[0].reused == evaluations

@@ -65,8 +65,8 @@ def plain_fit(start, velocities, sigmas, mask, *, depth=3, ridge=1e-4, returns=T
 @pytest.fixture
 def deaf(monkeypatch):
     """A model whose velocity does not depend on the latent."""
-    monkeypatch.setattr(fit_module, "SLOPE", 0.0)
-    monkeypatch.setattr(fit_module, "UNKNOWN", 0.0)
+    monkeypatch.setattr(fit_module, "SLOPES", (0.0, 0.0))
+    monkeypatch.setattr(fit_module, "UNKNOWN", (0.0, 0.0))
 
 
 def test_the_fit_in_inner_products_is_the_fit_on_the_tensors(deaf):
@@ -122,7 +122,7 @@ def test_a_model_that_answers_to_drift_is_expected_to_stray_further(deaf):
     known, mask = statistics(flow(30)), [0, 1, 12, 16, 20, 25, 29]
     indifferent = cost(known)(mask)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "UNKNOWN", 0.5)
+        patch.setattr(fit_module, "UNKNOWN", (0.5, 0.0))
         assert cost(known)(mask) > indifferent
 
 
@@ -233,6 +233,19 @@ def test_speed_1_changes_nothing(real):
     family, model, settings, calibration = real
     ours = host_models.sample(attach(model, p.trace(1.0, calibration)), family, **settings)
     assert torch.equal(ours, host_models.sample(model, family, **settings))
+
+
+@pytest.mark.host
+def test_a_picture_that_is_begun_half_way_comes_closer_than_by_reuse(real):
+    family, model, settings, calibration = real
+    part = settings | {"denoise": 0.5}
+    reuse = p.masked(frozenset(range(0, 16, 2)) - {14} | {15}, 16, order=0)
+    uncached, *made = (
+        host_models.sample(attach(model, recipe), family, **part)
+        for recipe in (p.measure(), p.trace(2.0, calibration, guarded=False), reuse)
+    )
+    ours, theirs = ((latent - uncached).norm() for latent in made)
+    assert ours < theirs
 
 
 @pytest.mark.host
