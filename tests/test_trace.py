@@ -236,19 +236,6 @@ def test_speed_1_changes_nothing(real):
 
 
 @pytest.mark.host
-def test_a_picture_that_is_begun_half_way_comes_closer_than_by_reuse(real):
-    family, model, settings, calibration = real
-    part = settings | {"denoise": 0.5}
-    reuse = p.masked(frozenset(range(0, 16, 2)) - {14} | {15}, 16, order=0)
-    uncached, *made = (
-        host_models.sample(attach(model, recipe), family, **part)
-        for recipe in (p.measure(), p.trace(2.0, calibration, guarded=False), reuse)
-    )
-    ours, theirs = ((latent - uncached).norm() for latent in made)
-    assert ours < theirs
-
-
-@pytest.mark.host
 @pytest.mark.parametrize("site", [Site.GUIDED, Site.COND])
 def test_the_planned_steps_are_computed_and_the_plan_beats_order_1(real, site):
     family, model, settings, calibration = real
