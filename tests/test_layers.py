@@ -57,7 +57,7 @@ def test_only_the_adapters_and_the_schemas_know_comfyui():
     for path in sorted((ROOT / "nodes").glob("*.py")):
         roots = {found.split(".")[0] for found in imports(path)} & HOST
         allowed = {"comfy_api"} | ({"comfy", "folder_paths"} if path.name == "demo.py" else set())
-        allowed |= {"folder_paths"} if path.name in ("automatic.py", "var.py") else set()
+        allowed |= {"folder_paths"} if path.name in ("calibrations.py", "var.py") else set()
         allowed |= {"comfy"} if path.name == "relay.py" else set()
         allowed |= {"server"} if path.name == "live.py" else set()
         assert roots <= allowed, f"{name(path)} imports {roots - allowed}"
