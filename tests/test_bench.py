@@ -74,7 +74,7 @@ class TestWhatIsWritten:
             for name, make in vars(published).items()
             if inspect.isfunction(make) and not name.startswith("_") and inspect.signature(make).return_annotation in (Recipe, "Recipe")
         }
-        ours = {"measure", "masked", "collect", "rehearse", "planned", "trace_to"}
+        ours = {"measure", "masked", "collect", "rehearse", "follow", "planned", "trace_to"}
         learned = {"block_cache", "block_profile"}  # has a benchmark of its own
         assert made - ours - learned == {method.make.__name__ for method in methods.METHODS}
 
