@@ -9,10 +9,11 @@ from ..cache_core.masks import budget
 from ..cache_core.trace import Calibration, Plan, Terms, fit, plan
 from ..demo.agreement import Setting
 from .contest import Course, Entrant
-from .frontier import COLUMNS, calibration
+from .frontier import COLUMNS
 from .methods import reference
 from .progress import Bar
 from .rows import Row, make_table
+from .teachers import calibration
 
 __all__ = ["COLUMNS", "run"]
 SPEEDS = (2.0, 4.0)

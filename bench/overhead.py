@@ -15,6 +15,7 @@ from ..demo.codec import BLOCK
 from ..demo.world import FRAMES, SIDE
 from ..nodes.adapters.extent import extent_of
 from ..nodes.adapters.host import attach
+from ..nodes.adapters.options import KEY
 from .bootstrap import interval, medians
 from .contest import Course, Entrant
 from .methods import entries
@@ -23,6 +24,7 @@ from .progress import Bar
 from .rows import blank
 
 TOLD = 3  # text tokens of a prompt: two things and their background
+PASSED, HOST = 0, 1  # of Times
 WARM = 4  # evaluations at the start that do not count: multiply-accumulates are counted in the first, anchors are still few
 
 
@@ -43,22 +45,36 @@ class Eager(Guard):
         return Verdict(seen.step.evaluation >= WARM, "reused to be measured", verdict.score), state
 
 
+Times = tuple[float, float]  # seconds that passed, and seconds that the sampling thread was at work
+
+
 @dataclass(slots=True)
 class Clock:
-    """Times of the evaluations of one sampling: seconds that passed, and seconds that the sampling thread was at work."""
+    """Times the evaluations of samplings and, beside each, the same evaluation of the bare model if `paired`.
 
-    passed: list[float] = field(default_factory=list)
-    host: list[float] = field(default_factory=list)
+    The two take turns in going first, so whatever the machine does in a second is done to both.
+    """
+
+    paired: bool
+    attached: list[Times] = field(default_factory=list)
+    bare: list[Times] = field(default_factory=list)
 
     def on(self, model: Any) -> Any:
-        """A clone of `model` with this clock outside of everything that is attached to it later."""
+        """A clone of `model` with this clock outside of everything that is attached to it."""
         from comfy.patcher_extension import WrappersMP
 
-        def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
-            passed, host = time.perf_counter(), time.thread_time()
-            result = executor(*args, **kwargs)
-            self.host.append(time.thread_time() - host)
-            self.passed.append(time.perf_counter() - passed)
+        def wrapper(executor: Any, x: Any, timestep: Any, model_options: Any, seed: Any) -> Any:
+            def bare() -> None:
+                options = without_encore(model_options)
+                self.bare.append(timed(lambda: executor.original(x, timestep, options, seed))[1])
+
+            first = len(self.attached) % 2 == 0
+            if self.paired and first:
+                bare()
+            result, times = timed(lambda: executor(x, timestep, model_options, seed))
+            self.attached.append(times)
+            if self.paired and not first:
+                bare()
             return result
 
         model = model.clone()
@@ -66,23 +82,37 @@ class Clock:
         return model
 
 
+def timed(call: Callable[[], Any]) -> tuple[Any, Times]:
+    """What `call` returns, and its times."""
+    passed, host = time.perf_counter(), time.thread_time()
+    result = call()
+    return result, (time.perf_counter() - passed, time.thread_time() - host)
+
+
+def without_encore(model_options: Any) -> Any:
+    """Model options under which the host evaluates the bare model in the middle of a cached sampling."""
+    passed = model_options["transformer_options"]
+    wrappers = {kind: {key: ours for key, ours in keyed.items() if key != KEY} for kind, keyed in passed["wrappers"].items()}
+    return model_options | {"transformer_options": {key: value for key, value in passed.items() if key != KEY} | {"wrappers": wrappers}}
+
+
 @dataclass(slots=True)
 class Timing:
-    """An entrant, a clock a round. The bare model takes part twice: the second time shows how far to believe the differences."""
+    """An entrant, and the clock of its samplings."""
 
     entrant: Entrant
-    clocks: list[Clock] = field(default_factory=list)
+    clock: Clock
     ledgers: list[Ledger] = field(default_factory=list)
 
     def time(self, course: Course, number: int, bar: Bar) -> None:
         """Sample once more."""
-        self.clocks.append(Clock())
-        model, recipe = self.clocks[-1].on(course.model), self.entrant.recipe
+        model, recipe = self.clock.on(course.model), self.entrant.recipe
         course.one(self.entrant, attach(model, recipe, self.ledgers.append) if recipe else model, number, bar)
 
-    def best(self, clock: Callable[[Clock], list[float]]) -> list[float]:
-        """Microseconds of each evaluation after the first ones, the least of all rounds: what else runs here only adds to it."""
-        return [1e6 * min(rounds) for rounds in zip(*map(clock, self.clocks), strict=True)][WARM:]
+    def microseconds(self, times: list[Times], part: int) -> list[float]:
+        """Of all evaluations but the first ones of each sampling."""
+        steps = self.entrant.setting.steps
+        return [1e6 * both[part] for number, both in enumerate(times) if number % steps >= WARM]
 
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
@@ -91,14 +121,13 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     All take turns in every round.
     """
     entrants, bare = representatives(course, setting), Entrant("uncached", setting, "the bare model against itself")
-    computed = [Timing(bare), Timing(bare), *(Timing(_with_policy(entrant, Declined)) for entrant in entrants)]
-    skipped = [Timing(_with_policy(entrant, Eager)) for entrant in entrants]
+    computed = [Timing(entrant, Clock(True)) for entrant in [bare, *(_with_policy(entrant, Declined) for entrant in entrants)]]
+    skipped = [Timing(_with_policy(entrant, Eager), Clock(False)) for entrant in entrants]
     bar.expect(course, [setting] * len(computed + skipped), rounds)
     for number in range(rounds):
         for timing in computed + skipped:
             timing.time(course, number, bar)
-    first, *others = computed
-    return [row(course, first, timing, eager) for timing, eager in zip(others, [None, *skipped], strict=True)]
+    return [row(course, timing, eager, rounds) for timing, eager in zip(computed, [None, *skipped], strict=True)]
 
 
 def representatives(course: Course, setting: Setting) -> list[Entrant]:
@@ -112,15 +141,16 @@ def representatives(course: Course, setting: Setting) -> list[Entrant]:
     return [found[key] for key in sorted(found)]
 
 
-def row(course: Course, bare: Timing, timing: Timing, skipped: Timing | None) -> Row:
-    """Times in microseconds. The overhead is host time, that of the sampling thread: the median difference over evaluations."""
-    apart = [b - a for a, b in zip(bare.best(_host), timing.best(_host), strict=True)]
-    evaluation = median(bare.best(_host if course.on_cpu else _passed))
+def row(course: Course, timing: Timing, skipped: Timing | None, rounds: int) -> Row:
+    """Times in microseconds. The overhead is host time, that of the sampling thread: the median difference of the pairs."""
+    bare, attached = (timing.microseconds(times, HOST) for times in (timing.clock.bare, timing.clock.attached))
+    apart = [b - a for a, b in zip(bare, attached, strict=True)]
+    evaluation = median(bare if course.on_cpu else timing.microseconds(timing.clock.bare, PASSED))
     found = blank(course, timing.entrant.method, timing.entrant.words, [])
     found |= {
-        "prompts": min(len(course.scenes), len(bare.clocks)),
+        "prompts": min(len(course.scenes), rounds),
         "steps": timing.entrant.setting.steps,
-        "rounds": len(bare.clocks),
+        "rounds": rounds,
         "evaluation_us": evaluation,
         "overhead_us": median(apart),
         "overhead_us_ci": interval(medians(apart)),
@@ -134,7 +164,7 @@ def row(course: Course, bare: Timing, timing: Timing, skipped: Timing | None) ->
         "site": recipe.site.value,
         "probe": recipe.policy.probe.value,
         "computed": ledger.computed,
-        "skipped_us": median(skipped.best(_passed)),
+        "skipped_us": median(skipped.microseconds(skipped.clock.attached, PASSED)),
         "kept_bytes": max(ledger.peak_bytes, skipped.ledgers[-1].peak_bytes),  # some policies keep more where they reuse
         "kept_bytes_predicted": predicted_bytes(course, recipe, 1 if timing.entrant.setting.cfg == 1.0 else 2),
     }
@@ -153,14 +183,6 @@ def _with_policy(entrant: Entrant, guard: type[Guard]) -> Entrant:
     assert recipe is not None
     words = f"{recipe.site.value}, probe {recipe.policy.probe.value}"
     return replace(entrant, words=words, recipe=replace(recipe, policy=guard(recipe.policy)))
-
-
-def _host(clock: Clock) -> list[float]:
-    return clock.host
-
-
-def _passed(clock: Clock) -> list[float]:
-    return clock.passed
 
 
 COLUMNS: Columns = (
