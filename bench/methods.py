@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..cache_core import Recipe
+from ..cache_core import CacheError, Recipe
 from ..cache_core import published as p
 from ..cache_core.tables import (
     FLUX_CHANGE,
@@ -84,9 +84,9 @@ def words(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {word(value)}" for name, value in arguments.items()) or "defaults"
 
 
-def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
-    """The rows of one model: uncached, every method, and both plain rivals at each cost that a method has."""
-    entrants, excluded = entries(course, setting)
+def run(course: Course, setting: Setting, rounds: int, bar: Bar, only: Sequence[str] = ()) -> list[Row]:
+    """The rows of one model: uncached, every method or `only` those, and both plain rivals at each cost that a method has."""
+    entrants, excluded = entries(course, setting, only)
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)
     results = [course.judge(entrant, frames, bar) for entrant in entrants]
@@ -104,11 +104,17 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     return rows + excluded
 
 
-def entries(course: Course, setting: Setting) -> tuple[list[Entrant], list[Row]]:
-    """The methods that run on this family, and the rows of those that do not, with the reason."""
+def entries(course: Course, setting: Setting, only: Sequence[str] = ()) -> tuple[list[Entrant], list[Row]]:
+    """The methods that run on this family, all or `only` those, and the rows of those that do not, with the reason.
+
+    Raises CacheError for a name that no method has.
+    """
+    names = [method.make.__name__ for method in METHODS]
+    if unknown := sorted(set(only) - set(names)):
+        raise CacheError(f"There is no method {', '.join(unknown)}. Choose from {', '.join(names)}.")
     entrants: list[Entrant] = []
     excluded: list[Row] = []
-    for method in METHODS:
+    for method in (method for method in METHODS if not only or method.make.__name__ in only):
         choice, name = method.of(course.family), method.make.__name__
         if isinstance(choice, str):
             excluded.append(blank(course, name, "", [choice]))

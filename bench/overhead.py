@@ -1,10 +1,13 @@
 """`./encore bench overhead`: what Encore itself costs in a computed and in a skipped evaluation, and what it keeps."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
+
+from torch import nn
 
 from ..cache_core import Ledger, Observation, Recipe, Site, Verdict
 from ..cache_core.memory import kept_bytes
@@ -14,6 +17,7 @@ from ..demo.agreement import Setting
 from ..demo.codec import BLOCK
 from ..demo.world import FRAMES, SIDE
 from ..nodes.adapters.extent import extent_of
+from ..nodes.adapters.families import blocks_of
 from ..nodes.adapters.host import attach
 from ..nodes.adapters.options import KEY
 from .bootstrap import interval, medians
@@ -24,7 +28,6 @@ from .progress import Bar
 from .rows import blank
 
 TOLD = 3  # text tokens of a prompt: two things and their background
-PASSED, HOST = 0, 1  # of Times
 WARM = 4  # evaluations at the start that do not count: multiply-accumulates are counted in the first, anchors are still few
 
 
@@ -45,33 +48,43 @@ class Eager(Guard):
         return Verdict(seen.step.evaluation >= WARM, "reused to be measured", verdict.score), state
 
 
-Times = tuple[float, float]  # seconds that passed, and seconds that the sampling thread was at work
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Of one evaluation: seconds that passed, those that the sampling thread was at work, and those of them outside of `parts`."""
+
+    passed: float
+    host: float
+    own: float
 
 
 @dataclass(slots=True)
 class Clock:
     """Times the evaluations of samplings and, beside each, the same evaluation of the bare model if `paired`.
 
-    The two take turns in going first, so whatever the machine does in a second is done to both.
+    The two take turns in going first. What the host spends within `parts` of the network, which compute the same in both, is
+    told apart: from one call to the next it differs by more than all that Encore does.
     """
 
     paired: bool
+    parts: Sequence[nn.Module] = ()
     attached: list[Times] = field(default_factory=list)
     bare: list[Times] = field(default_factory=list)
+    _within: float = 0.0
 
     def on(self, model: Any) -> Any:
         """A clone of `model` with this clock outside of everything that is attached to it."""
         from comfy.patcher_extension import WrappersMP
 
         def wrapper(executor: Any, x: Any, timestep: Any, model_options: Any, seed: Any) -> Any:
-            def bare() -> None:
-                options = without_encore(model_options)
-                self.bare.append(timed(lambda: executor.original(x, timestep, options, seed))[1])
-
             first = len(self.attached) % 2 == 0
+            options = without_encore(model_options)
+
+            def bare() -> None:
+                self.bare.append(self._time(lambda: executor.original(x, timestep, options, seed))[1])
+
             if self.paired and first:
                 bare()
-            result, times = timed(lambda: executor(x, timestep, model_options, seed))
+            result, times = self._time(lambda: executor(x, timestep, model_options, seed))
             self.attached.append(times)
             if self.paired and not first:
                 bare()
@@ -81,12 +94,38 @@ class Clock:
         model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "encore bench", wrapper)
         return model
 
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """With hooks on the parts."""
+        hooks = [part.register_forward_pre_hook(self._enter) for part in self.parts]
+        hooks += [part.register_forward_hook(self._leave) for part in self.parts]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
-def timed(call: Callable[[], Any]) -> tuple[Any, Times]:
-    """What `call` returns, and its times."""
-    passed, host = time.perf_counter(), time.thread_time()
-    result = call()
-    return result, (time.perf_counter() - passed, time.thread_time() - host)
+    def _time(self, call: Callable[[], Any]) -> tuple[Any, Times]:
+        self._within, passed, host = 0.0, time.perf_counter(), time.thread_time()
+        result = call()
+        host = time.thread_time() - host
+        return result, Times(time.perf_counter() - passed, host, host - self._within)
+
+    def _enter(self, *_: Any) -> None:
+        self._within -= time.thread_time()
+
+    def _leave(self, *_: Any) -> None:
+        self._within += time.thread_time()
+
+
+def parts_for(network: nn.Module, site: Site) -> list[nn.Module]:
+    """What computes the same with and without Encore: the whole network if the site is outside of it, its blocks, or their layers."""
+    if not site.inside:
+        return [network]
+    blocks = blocks_of(network)
+    assert blocks is not None, "the demo models' blocks are known"
+    found = [blocks.block(network, key) for key in blocks.keys(network)]
+    return [part for block in found for part in block.modules() if isinstance(part, nn.Linear)] if site is Site.BRANCH else found
 
 
 def without_encore(model_options: Any) -> Any:
@@ -107,12 +146,13 @@ class Timing:
     def time(self, course: Course, number: int, bar: Bar) -> None:
         """Sample once more."""
         model, recipe = self.clock.on(course.model), self.entrant.recipe
-        course.one(self.entrant, attach(model, recipe, self.ledgers.append) if recipe else model, number, bar)
+        with self.clock.watching():
+            course.one(self.entrant, attach(model, recipe, self.ledgers.append) if recipe else model, number, bar)
 
-    def microseconds(self, times: list[Times], part: int) -> list[float]:
-        """Of all evaluations but the first ones of each sampling."""
+    def late(self, times: list[Times]) -> list[Times]:
+        """Those of all evaluations but the first ones of each sampling."""
         steps = self.entrant.setting.steps
-        return [1e6 * both[part] for number, both in enumerate(times) if number % steps >= WARM]
+        return [one for number, one in enumerate(times) if number % steps >= WARM]
 
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
@@ -121,7 +161,8 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     All take turns in every round.
     """
     entrants, bare = representatives(course, setting), Entrant("uncached", setting, "the bare model against itself")
-    computed = [Timing(entrant, Clock(True)) for entrant in [bare, *(_with_policy(entrant, Declined) for entrant in entrants)]]
+    watched = [bare, *(_with_policy(entrant, Declined) for entrant in entrants)]
+    computed = [Timing(entrant, Clock(True, parts_for(course.model.model.diffusion_model, site_of(entrant)))) for entrant in watched]
     skipped = [Timing(_with_policy(entrant, Eager), Clock(False)) for entrant in entrants]
     bar.expect(course, [setting] * len(computed + skipped), rounds)
     for number in range(rounds):
@@ -141,11 +182,16 @@ def representatives(course: Course, setting: Setting) -> list[Entrant]:
     return [found[key] for key in sorted(found)]
 
 
+def site_of(entrant: Entrant) -> Site:
+    """Where an entrant caches; a bare model is looked at as if it were outside of the network."""
+    return entrant.recipe.site if entrant.recipe else Site.GUIDED
+
+
 def row(course: Course, timing: Timing, skipped: Timing | None, rounds: int) -> Row:
-    """Times in microseconds. The overhead is host time, that of the sampling thread: the median difference of the pairs."""
-    bare, attached = (timing.microseconds(times, HOST) for times in (timing.clock.bare, timing.clock.attached))
-    apart = [b - a for a, b in zip(bare, attached, strict=True)]
-    evaluation = median(bare if course.on_cpu else timing.microseconds(timing.clock.bare, PASSED))
+    """Times in microseconds. The overhead is host time outside of the network's own parts: the median difference of the pairs."""
+    bare, attached = timing.late(timing.clock.bare), timing.late(timing.clock.attached)
+    apart = [1e6 * (ours.own - theirs.own) for ours, theirs in zip(attached, bare, strict=True)]
+    evaluation = 1e6 * median(one.host if course.on_cpu else one.passed for one in bare)
     found = blank(course, timing.entrant.method, timing.entrant.words, [])
     found |= {
         "prompts": min(len(course.scenes), rounds),
@@ -164,7 +210,7 @@ def row(course: Course, timing: Timing, skipped: Timing | None, rounds: int) -> 
         "site": recipe.site.value,
         "probe": recipe.policy.probe.value,
         "computed": ledger.computed,
-        "skipped_us": median(skipped.microseconds(skipped.clock.attached, PASSED)),
+        "skipped_us": 1e6 * median(one.passed for one in skipped.late(skipped.clock.attached)),
         "kept_bytes": max(ledger.peak_bytes, skipped.ledgers[-1].peak_bytes),  # some policies keep more where they reuse
         "kept_bytes_predicted": predicted_bytes(course, recipe, 1 if timing.entrant.setting.cfg == 1.0 else 2),
     }

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..demo.agreement import DEFAULTS, Setting
 from . import ablations, blockcache, code, frontier, methods, overhead, plot, skip, twins
@@ -25,15 +27,16 @@ ALONE: dict[str, tuple[Callable[[int, int, Bar], tuple[list[Row], list[Path]]], 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much of a benchmark is run: `prompts`, of which `batch` are sampled at once for quality, and `rounds` of timing."""
+    """How much of a benchmark is run: `prompts`, `batch` of them at once for quality, `rounds` of timing, `only` these methods."""
 
     prompts: int = 16
     steps: int = 50
     rounds: int = 5
     batch: int = 16
+    only: tuple[str, ...] = ()
 
 
-def size(quick: bool, **chosen: int) -> Size:
+def size(quick: bool, **chosen: Any) -> Size:
     """The default size, or the quick one, but for what was chosen."""
     return replace(Size(prompts=4, steps=20, rounds=1) if quick else Size(), **chosen)
 
@@ -55,6 +58,8 @@ def bench(
             rows, files = alone(size.prompts, size.rounds, bar)
         else:
             act, columns = BENCHES[name]
+            if size.only:
+                act = partial(methods.run, only=size.only)
             files = [weights(family) for family in families]
             for family in families:
                 course = (twins.make if family in twins.TWINS else make_course)(family, size.prompts, size.batch)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .measure import WIDE
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -63,7 +65,7 @@ class History:
 
         Returns a new tensor of the features' shape with the device and dtype of `like`.
         """
-        wide = torch.promote_types(like.dtype, torch.float32)
+        wide = like.dtype if like.dtype in WIDE else torch.float32
         total: Tensor | None = None
         for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
             term = feature.to(like.device, wide)

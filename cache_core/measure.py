@@ -5,6 +5,9 @@ import time
 import torch
 from torch import Tensor
 
+WIDE = (torch.float32, torch.float64)
+TINY = torch.finfo(torch.float32).tiny
+
 
 def scalar(x: Tensor) -> float:
     """The first element of `x` [...] on the host."""
@@ -27,10 +30,9 @@ def relative_l1(new: Tensor, old: Tensor) -> float:
 
 def relative_error(forecast: Tensor, truth: Tensor) -> Tensor:
     """||forecast - truth|| / ||truth|| over all elements, left on the device [] so that nothing waits for it."""
-    wide = torch.promote_types(truth.dtype, torch.float32)
-    true = truth.to(wide)
-    size: Tensor = torch.linalg.vector_norm(true).clamp_min(torch.finfo(torch.float32).tiny)
-    return torch.dist(forecast.to(wide), true) / size
+    true = truth if truth.dtype in WIDE else truth.float()
+    size: Tensor = torch.linalg.vector_norm(true).clamp_min_(TINY)
+    return torch.dist(forecast.to(true.dtype), true).div_(size)
 
 
 class Stopwatch:

@@ -49,9 +49,11 @@ class Schedule:
 
     sigmas: tuple[float, ...]
     _hash: int = field(init=False, repr=False, compare=False)  # schedules are keys of caches that every evaluation looks into
+    _rising: tuple[float, ...] = field(init=False, repr=False, compare=False)  # where steps start, with a minus
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_hash", hash(self.sigmas))
+        object.__setattr__(self, "_rising", tuple(-sigma for sigma in self.sigmas[:-1]))
         if len(self.sigmas) < 2 or any(a < b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False)):
             raise CacheError(
                 f"A schedule needs at least two sigmas that never rise, and got {len(self.sigmas)}: "
@@ -68,8 +70,7 @@ class Schedule:
 
     def index(self, sigma: float) -> int:
         """The step, 0 to total - 1, that an evaluation at `sigma` belongs to: the last one that starts at it or above."""
-        passed = bisect_left(self.sigmas[:-1], -sigma * (1.0 - 1e-4), key=lambda s: -s)
-        return max(passed - 1, 0) if passed else 0
+        return max(bisect_left(self._rising, -sigma * (1.0 - 1e-4)) - 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +84,10 @@ class Step:
     schedule: Schedule
     sigma: float
     evaluation: int
+    index: int = field(init=False, compare=False)
 
-    @property
-    def index(self) -> int:
-        return self.schedule.index(self.sigma)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", self.schedule.index(self.sigma))
 
     @property
     def total(self) -> int:

@@ -32,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE, whole or not at all")
     parser.add_argument("--model", choices=(*MODELS, *TWINS), help="run only this demo model; the DiTs are for skip")
     parser.add_argument("--sampler", metavar="NAME", help="a sampler of ComfyUI in place of euler, such as dpmpp_2m")
+    parser.add_argument("--only", nargs="+", default=(), metavar="METHOD", help="of bench methods, run only these, such as trace teacache")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw PSNR against MACs saved as a PNG, where the benchmark has both")
     parser.add_argument("--quick", action="store_true", help="4 prompts, 20 steps, 1 round of timing, where nothing else is said")
     for name, text in {
@@ -51,13 +52,15 @@ def bench(host: Host, options: argparse.Namespace) -> int:
             raise LaunchError(f"--{name} names {file}, and there is no folder {file.resolve().parent}. Make it first")
     if options.model in TWINS and options.name != "skip":
         raise LaunchError(f"--model {options.model} has class labels, and only bench skip samples those. Leave it out or name flux or wan")
+    if options.only and options.name != "methods":
+        raise LaunchError(f"--only chooses from the published methods, and bench {options.name} has other rows. Leave it out")
     pack = load_pack(host)
     if options.threads:
         import torch
 
         torch.set_num_threads(options.threads)
     run = importlib.import_module(f"{pack}.bench.run")
-    sizes = {name: getattr(options, name) for name in ("prompts", "steps", "rounds", "batch")}
+    sizes = {name: getattr(options, name) for name in ("prompts", "steps", "rounds", "batch")} | {"only": tuple(options.only)}
     size = run.size(options.quick, **{name: value for name, value in sizes.items() if value})
     families = [options.model] if options.model else [*MODELS]
     if options.name == "skip" and not options.model:

@@ -8,8 +8,8 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from pack.bench import ablations, bootstrap, methods, metrics, output, overhead, plot, rows, run
-from pack.cache_core import Recipe, published
+from pack.bench import ablations, bootstrap, methods, metrics, output, plot, rows, run
+from pack.cache_core import CacheError, Recipe, published
 from pack.cache_core.trace import Statistics, calibrated
 from pack.cache_core.trace.bands import LEVELS
 from pack.demo import judge
@@ -107,20 +107,6 @@ class TestWhatIsWritten:
                 assert row["psnr_db_over_euler"] == pytest.approx(row["psnr_db"] - plain["psnr_db"])
 
 
-def test_overhead_is_measured_at_every_site_and_what_is_kept_is_foretold(tmp_path):
-    file = tmp_path / "overhead.json"
-    run.bench("overhead", ["flux"], run.size(True, prompts=1, steps=STEPS), "./encore bench overhead", file)
-    control, *found = json.loads(file.read_text())["rows"]
-    assert control["method"] == "uncached"
-    assert {row["site"] for row in found} >= {"guided", "cond", "stack"}
-    for row in found:
-        assert set(row) >= SCHEMA
-        assert row["computed"] == row["steps"] == STEPS
-        assert min(row["evaluation_us"], row["skipped_us"]) > 0
-        assert row["overhead_us_ci"][0] <= row["overhead_us"] <= row["overhead_us_ci"][1]
-        assert row["kept_bytes"] == row["kept_bytes_predicted"]
-
-
 class TestBootstrap:
     def test_the_interval_of_a_mean_is_the_normal_one_where_there_are_many_prompts(self):
         values = torch.randn(400, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -212,17 +198,13 @@ def test_a_method_that_a_paper_excludes_gets_a_row_with_the_reason(monkeypatch):
     assert excluded[0]["prompts"] == 2
 
 
-def test_an_idle_recipe_follows_no_wish_and_an_eager_one_every_wish():
-    inner = published.fora(2).policy
-    assert not overhead.Declined(inner).propose(inner.init(), _seen(9))[0].reuse
-    assert [overhead.Eager(inner).propose(inner.init(), _seen(n))[0].reuse for n in (3, 4, 5)] == [False, True, True]
-
-
-def _seen(evaluation):
-    from pack.cache_core import Observation, Schedule, Step
-
-    schedule = Schedule(tuple(1 - n / 10 for n in range(11)))
-    return Observation(Step(schedule, 1 - evaluation / 10, evaluation), None, 0, evaluation)
+def test_of_the_methods_only_those_asked_for_run_and_a_name_that_none_has_is_refused():
+    course = type("Course", (), {"family": "flux", "name": "demo-flux", "scenes": (1,)})()
+    found, excluded = methods.entries(course, None, ("trace", "teacache"))
+    assert [entrant.method for entrant in found] == ["trace", "teacache"]
+    assert excluded == []
+    with pytest.raises(CacheError, match="There is no method tracee"):
+        methods.entries(course, None, ("tracee",))
 
 
 class TestCommand:

@@ -53,7 +53,7 @@ def active(conds: Conds, sigma: float) -> tuple[Any, ...]:
     Where this changes from one evaluation to the next, the function that is sampled changes.
     """
     return tuple(
-        (str(cond.get("uuid")), *(_in_range(net.timestep_range, sigma) for net in _controls(cond)))
+        (cond.get("uuid"), *(_in_range(net.timestep_range, sigma) for net in _controls(cond)))
         for cond in conds or ()
         if _in_range((cond.get("timestep_start"), cond.get("timestep_end")), sigma)
     )
