@@ -1,6 +1,6 @@
 """Published masks, fitted to the schedule at hand: for a wished speed-up, or one mask at its own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..errors import RecipeError
 from ..masks import FEWEST, PublishedMask, budget, nearest, rescale
@@ -17,6 +17,7 @@ class Paced(Fixed):
 
     speed: float
     masks: tuple[PublishedMask, ...]
+    _known: dict[Schedule, frozenset[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.speed >= 1.0 or not self.masks:
@@ -24,8 +25,10 @@ class Paced(Fixed):
 
     def computed(self, schedule: Schedule) -> frozenset[int]:
         """The steps of `schedule` that are computed."""
-        count = budget(schedule.total, self.speed)
-        return rescale(nearest(self.masks, count / schedule.total), schedule, count)
+        if schedule not in self._known:
+            count = budget(schedule.total, self.speed)
+            self._known[schedule] = rescale(nearest(self.masks, count / schedule.total), schedule, count)
+        return self._known[schedule]
 
     def decide(self, seen: Observation) -> Verdict:
         schedule = seen.step.schedule
