@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from blockcache_runs import flat
 from host_models import LATENT, prompt, sample
 from pack.cache_core import CacheError, Place, Probe, Schedule, Step
 from pack.cache_core import published as p
@@ -16,7 +17,6 @@ from pack.nodes import blockcache as nodes
 from pack.nodes.adapters import reports
 from pack.nodes.adapters.host import attach
 from pack.nodes.blockcache import files, plots
-from test_blockcache import flat
 
 pytestmark = pytest.mark.host
 STEPS = 8

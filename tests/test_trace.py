@@ -1,7 +1,6 @@
-"""TRACE: fits in the space of inner products against plain least squares on real tensors, and its way through the host."""
+"""TRACE's calibrations as files and as nodes, and its way through the host: the plan it follows and how near it comes."""
 
 import json
-import math
 from types import SimpleNamespace
 
 import host_models
@@ -11,159 +10,15 @@ import torch
 from pack.cache_core import CacheError, RecipeError, Schedule, Site
 from pack.cache_core import published as p
 from pack.cache_core.masks import budget
-from pack.cache_core.trace import Calibration, Statistics, Terms, Trajectory, calibrated, cost, even, fit, load, plan, save, search
-from pack.cache_core.trace import fit as fits
-from pack.cache_core.trace.bands import LEVELS, join, split
+from pack.cache_core.trace import Calibration, Trajectory, calibrated, even, load, plan, save
+from pack.cache_core.trace.bands import LEVELS
 from pack.nodes import calibrations
 from pack.nodes import trace as trace_nodes
 from pack.nodes.adapters import calibrate
 from pack.nodes.adapters.host import attach
 from policy_runs import flow
 from safetensors.torch import save_file
-
-fit_module = __import__("sys").modules[fits.__module__]
-
-
-def trajectories(schedule, seed=0, rows=6):
-    """Euler trajectories [rows, 4, 8, 8] of a smooth velocity that follows the noise level alone."""
-    generator = torch.Generator().manual_seed(seed)
-    start, *bases = (torch.randn(rows, 4, 8, 8, generator=generator) for _ in range(6))
-    waves = (lambda s: 1.0, lambda s: s, lambda s: math.sin(3 * s), lambda s: s**3, lambda s: math.exp(-4 * s))
-    velocities = [sum(wave(s) * base for wave, base in zip(waves, bases, strict=True)) for s in schedule.sigmas[:-1]]
-    return start, velocities
-
-
-def statistics(schedule, levels=(), **kwargs):
-    start, velocities = trajectories(schedule, **kwargs)
-    return Statistics.of(start, velocities, schedule.sigmas[:-1], levels, schedule.sigmas[-1])
-
-
-def plain_fit(start, velocities, sigmas, mask, *, depth=3, ridge=1e-4, returns=True, state=True, corrects=True):
-    """The sequential least-squares fit on the tensors themselves; returns weights by step and the final latent."""
-    x, teacher, known, table = start, start, [], {}
-    for n, velocity in enumerate(velocities):
-        stride = sigmas[n + 1] - sigmas[n]
-        if n in mask:
-            known = [*known, (sigmas[n], velocity)][-depth:]
-        answer = known[-1][1]
-        if len(known) > 1:
-            goal = ((teacher + stride * velocity - x) / stride if returns else velocity).flatten().double()
-            parts = torch.stack([part.flatten().double() for part in [*(v for _, v in known), *([x] if state else [])]])
-            (a, _), (b, _) = known[-2:]
-            line = [(sigmas[n] - b) / (a - b), (sigmas[n] - a) / (b - a)]
-            prior = torch.tensor([0.0] * (len(known) - 2) + line + [0.0] * state, dtype=torch.float64)
-            gram = parts @ parts.T
-            pull = ridge * gram.diag().mean()
-            found = torch.linalg.solve(gram + pull * torch.eye(len(parts)), parts @ goal + pull * prior)
-            found = found if corrects or n not in mask else prior
-            table[n] = torch.cat([found, torch.zeros(len(known) + 1 - len(found), dtype=torch.float64)])
-            answer = sum(weight * part for weight, part in zip(table[n].float(), [*(v for _, v in known), x], strict=True))
-        x, teacher = x + stride * answer, teacher + stride * velocity
-    return table, x, teacher
-
-
-@pytest.fixture
-def deaf(monkeypatch):
-    """A model whose velocity does not depend on the latent."""
-    monkeypatch.setattr(fit_module, "SLOPES", (0.0, 0.0))
-    monkeypatch.setattr(fit_module, "UNKNOWN", (0.0, 0.0))
-
-
-def test_the_fit_in_inner_products_is_the_fit_on_the_tensors(deaf):
-    schedule, mask = flow(20), [0, 3, 6, 10, 15, 19]
-    start, velocities = trajectories(schedule)
-    found = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], (), 0.0), mask)
-    table, x, teacher = plain_fit(start, velocities, schedule.sigmas, mask)
-    assert set(found.weights) == set(table) == set(range(3, 20))
-    for step, row in table.items():
-        assert found.weights[step][0] == pytest.approx(row.tolist(), rel=1e-3, abs=1e-4)
-    assert found.error == pytest.approx(float((x - teacher).norm() / teacher.norm()), rel=0.02)
-
-
-def test_anchors_name_the_computed_steps_that_weights_are_for(deaf):
-    found = fit(statistics(flow(12)), [0, 2, 5, 9, 11])
-    assert found.anchors[2] == found.anchors[4] == (0, 2)
-    assert found.anchors[10] == (2, 5, 9)
-    assert 1 not in found.anchors
-
-
-@pytest.mark.parametrize("left_out", ["returns", "state", "corrects"])
-def test_an_ablation_is_the_plain_fit_without_that_part(deaf, left_out):
-    schedule, mask = flow(20), [0, 3, 6, 10, 15, 19]
-    start, velocities = trajectories(schedule)
-    terms = {left_out: False}
-    found = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], (), 0.0), mask, terms=Terms(**terms))
-    table, _, _ = plain_fit(start, velocities, schedule.sigmas, mask, **terms)
-    for step, row in table.items():
-        assert found.weights[step][0] == pytest.approx(row.tolist(), rel=1e-3, abs=1e-4)
-    whole = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], (), 0.0), mask)
-    assert any(found.weights[step] != whole.weights[step] for step in table)
-
-
-def test_the_fit_is_closer_than_order_1_and_a_searched_mask_closer_than_an_even_one():
-    known = statistics(flow(30))
-    fitted, plain = cost(known), cost(known, fitted=False)
-    mask = search(fitted, 30, 10, tries=60)
-    assert fitted(even(30, 10)) < plain(even(30, 10))
-    assert fitted(mask) < fitted(even(30, 10))
-    assert mask[0] == 0
-    assert mask[-1] == 29
-    assert len(set(mask)) == 10
-
-
-def test_a_straight_trajectory_costs_nothing():
-    schedule = flow(16)
-    start, direction = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    known = Statistics.of(start, [direction] * 16, schedule.sigmas[:-1], (), 0.0)
-    assert fit(known, [0, 1, 15]).error < 1e-4
-
-
-def test_a_model_that_answers_to_drift_is_expected_to_stray_further(deaf):
-    known, mask = statistics(flow(30)), [0, 1, 12, 16, 20, 25, 29]
-    indifferent = cost(known)(mask)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "UNKNOWN", (0.5, 0.0))
-        assert cost(known)(mask) > indifferent
-
-
-def test_statistics_carry_over_to_another_schedule():
-    fine, coarse = flow(60), flow(17)
-    carried, own = statistics(fine).at(coarse), statistics(coarse)
-    np.testing.assert_allclose(carried.gram, own.gram, rtol=2e-3, atol=2e-3)
-    assert carried.sigmas == coarse.sigmas[:-1]
-    np.testing.assert_array_equal(statistics(fine).at(fine).gram, statistics(fine).gram)
-
-
-def test_statistics_of_a_schedule_that_starts_late_start_from_the_latent_there():
-    whole, part = flow(60), flow(20, start=0.5)
-    start, velocities = trajectories(whole)
-    x = start
-    for a, b, velocity in zip(whole.sigmas, whole.sigmas[1:], velocities, strict=False):
-        x = x + (max(b, part.sigmas[0]) - max(a, part.sigmas[0])) * velocity
-    carried = Statistics.of(start, velocities, whole.sigmas[:-1], (), 0.0).at(part)
-    assert carried.gram[0, 0, 0] == pytest.approx(float(x.square().mean()), rel=1e-3)
-
-
-def test_statistics_join_with_the_weight_of_their_trajectories():
-    schedule = flow(12)
-    start, velocities = trajectories(schedule, rows=6)
-    sigmas = schedule.sigmas[:-1]
-    two, four = (Statistics.of(start[rows], [v[rows] for v in velocities], sigmas, (), 0.0) for rows in (slice(2), slice(2, 6)))
-    np.testing.assert_allclose(two.and_(four).gram, Statistics.of(start, velocities, sigmas, (), 0.0).gram, rtol=1e-6)
-    with pytest.raises(CacheError, match="different schedules"):
-        two.and_(statistics(flow(13)))
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 8, 8), (1, 3, 7, 10), (1, 2, 3, 5, 6)])
-def test_bands_add_up_and_have_nothing_in_common(shape):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(3))
-    parts = split(x, (2, 4))
-    torch.testing.assert_close(parts.sum(0), x)
-    flat = parts.flatten(1)
-    products = flat @ flat.T
-    assert float((products - products.diag().diag()).abs().max()) < 1e-3 * float(products.diag().max())
-    other = torch.randn(shape, generator=torch.Generator().manual_seed(4))
-    torch.testing.assert_close(join([x, other, other], (2, 4)), split(x, (2, 4))[0] + split(other, (2, 4))[1:].sum(0))
+from trace_runs import statistics
 
 
 def test_a_calibration_comes_back_from_its_file(tmp_path):
@@ -189,22 +44,6 @@ def test_a_missing_damaged_foreign_or_future_file_is_refused(tmp_path):
     save_file({"gram": torch.ones(1, 3, 3)}, path, {"encore": json.dumps({"format": 99})})
     with pytest.raises(CacheError, match="format 99"):
         load(path)
-
-
-def test_statistics_that_are_no_numbers_are_refused():
-    with pytest.raises(CacheError, match="finite"):
-        Statistics((1.0, 0.5), np.full((1, 3, 3), np.nan))
-    with pytest.raises(CacheError, match="shape"):
-        Statistics((1.0, 0.5), np.zeros((1, 2, 2)))
-
-
-def test_a_trajectory_leaves_out_a_samplers_inner_steps():
-    into, x = Trajectory(), torch.ones(1, 4, 8, 8)
-    for sigma in (1.0, 0.7, 0.8, 0.7, 0.4):
-        into.add(sigma, sigma * x, x)
-    assert into.sigmas == [1.0, 0.7, 0.4]
-    with pytest.raises(CacheError, match="two steps or more"):
-        Trajectory().statistics((), 0.0)
 
 
 def test_trace_needs_velocities():

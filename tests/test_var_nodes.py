@@ -18,7 +18,7 @@ from pack.nodes.adapters import residence
 from pack.nodes.adapters.var import load, sample
 from pack.nodes.var import EncoreCoDeSampler, EncoreVARSampler, classes_of
 from safetensors.torch import save_file
-from test_var import fill
+from var_models import fill
 
 pytestmark = pytest.mark.host
 SCALES = Scales((1, 2, 3, 4))
