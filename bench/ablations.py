@@ -6,14 +6,14 @@ from dataclasses import replace
 from ..cache_core import Schedule
 from ..cache_core import published as p
 from ..cache_core.masks import budget
-from ..cache_core.trace import Calibration, Plan, Terms, fit, plan
+from ..cache_core.trace import Calibration, Plan, Statistics, Terms, fit, plan
 from ..demo.agreement import Setting
 from .contest import Course, Entrant
 from .frontier import COLUMNS
 from .methods import reference
 from .progress import Bar
 from .rows import Row, make_table
-from .teachers import calibration
+from .teachers import calibration, recorded
 
 __all__ = ["COLUMNS", "run"]
 SPEEDS = (2.0, 4.0)
@@ -29,8 +29,8 @@ TERMS = {
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     """Uncached, and at each speed the whole method and every variation of it. Seconds are not the point: `rounds` may be 1."""
     own = calibration(course.family, setting, speeds=SPEEDS)
-    changed = {words: calibration(course.family, other) for words, other in shifted(setting).items()}
-    changed |= {f"{count} trajectories": calibration(course.family, setting, count) for count in SIZES}
+    changed = {words: recorded(course.family, other) for words, other in shifted(setting).items()}
+    changed |= {f"{count} trajectories": recorded(course.family, setting, count) for count in SIZES}
     entrants = [
         Entrant("trace", setting, f"{speed:g}x, {words}", p.follow(made))
         for speed in SPEEDS
@@ -45,7 +45,7 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     return [table.row(result, {}) for result in results]
 
 
-def variations(own: Calibration, changed: dict[str, Calibration], steps: int, speed: float) -> Iterator[tuple[str, Plan]]:
+def variations(own: Calibration, changed: dict[str, Statistics], steps: int, speed: float) -> Iterator[tuple[str, Plan]]:
     """Words and plan of the whole method, then of each variation, on one mask."""
     schedule = Schedule((*own.statistics.sigmas, own.statistics.end))
     whole = plan(own, schedule, budget(steps, speed))
@@ -57,7 +57,7 @@ def variations(own: Calibration, changed: dict[str, Calibration], steps: int, sp
         yield words, fit(own.statistics, mask, terms=terms)
     yield "order 1", fit(own.statistics, mask, fitted=False)
     for words, other in changed.items():
-        yield words, fit(other.statistics.at(schedule), mask)
+        yield words, fit(other.at(schedule), mask)
 
 
 def shifted(setting: Setting) -> dict[str, Setting]:

@@ -60,10 +60,11 @@ class Course:
     model: Any  # the host's ModelPatcher
     scenes: tuple[Scene, ...]
     batch: int
+    added: str = ""  # what was put on the model
 
     @property
     def name(self) -> str:
-        return f"demo-{self.family}"
+        return f"demo-{self.family}{self.added}"
 
     @property
     def on_cpu(self) -> bool:

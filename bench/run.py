@@ -24,6 +24,8 @@ ALONE: dict[str, tuple[Callable[[int, int, Bar], tuple[list[Row], list[Path]]], 
     "code": (code.run, code.COLUMNS),  # on models of its own: of batches for quality and rounds of timing
 }
 
+MAKERS = dict.fromkeys(twins.TWINS, twins.make) | dict.fromkeys(skip.BRANCHED, skip.make)  # of courses that are not a demo model alone
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
@@ -60,10 +62,11 @@ def bench(
             act, columns = BENCHES[name]
             if size.only:
                 act = partial(methods.run, only=size.only)
-            files = [weights(family) for family in families]
+            files = []
             for family in families:
-                course = (twins.make if family in twins.TWINS else make_course)(family, size.prompts, size.batch)
-                setting = replace(DEFAULTS.get(family, twins.SETTING), steps=size.steps)
+                course = MAKERS.get(family, make_course)(family, size.prompts, size.batch)
+                files.append(weights(course.family))
+                setting = replace(DEFAULTS.get(course.family, twins.SETTING), steps=size.steps)
                 setting = replace(setting, sampler=sampler or setting.sampler)
                 rows += act(course, setting, size.rounds, bar)
     print(table(columns, rows))

@@ -1,14 +1,20 @@
 """`./encore bench skip`: Skip-Cache on the DiT with branches and on its twin without, and on Flux and Wan with a fitted branch."""
 
+from dataclasses import replace
+
+import comfy.ops
 import torch
 
 from ..cache_core import Recipe, Target
 from ..cache_core.predictors import Hold, Lagrange
+from ..cache_core.skip import files
 from ..cache_core.skip.cache import Bridged, skip_cache
 from ..cache_core.skip.fit import Sums, gathering
 from ..cache_core.skip.landscape import Landscape, surveying
 from ..demo.agreement import HELD_OUT, Setting
-from .contest import Course, Entrant
+from ..nodes.adapters.skips import attach_branches
+from ..nodes.skip.files import BRANCHES, find
+from .contest import Course, Entrant, make_course
 from .methods import cost, fewer_steps, reference
 from .output import Columns
 from .progress import Bar
@@ -16,7 +22,14 @@ from .rows import Row, make_table
 
 EVERY = (2, 3, 4)
 KEEP = 1
+BRANCHED = {"flux-skip": "flux"}  # a demo model with trained branches put on it, and its family
 SEED = 1 << 20  # of the noise that a branch is fitted on, beside the held-out ones
+
+
+def make(name: str, prompts: int, batch: int) -> Course:
+    """A demo model with its trained branches, and the held-out prompts."""
+    course, made = make_course(BRANCHED[name], prompts, batch), files.load(find(BRANCHES, f"demo-{name}"), comfy.ops.manual_cast)[0]
+    return replace(course, model=attach_branches(course.model, made), added="-skip")
 
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:

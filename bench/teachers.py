@@ -1,11 +1,10 @@
 """The demo models as TRACE's teachers: calibrations from prompts and noise that no benchmark reports on."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, reduce
 from random import Random
 
-from ..cache_core import Recipe, Schedule
+from ..cache_core import Schedule
 from ..cache_core import published as p
 from ..cache_core.trace import Calibration, Plan, Rehearsal, Statistics, Trajectory, calibrated, rehearsed
 from ..cache_core.trace.bands import LEVELS
@@ -31,35 +30,41 @@ def classroom(family: str, setting: Setting, prompts: int) -> Course:
 
 
 @cache
-def calibration(family: str, setting: Setting, trajectories: int = TRAJECTORIES, speeds: tuple[float, ...] = ()) -> Calibration:
-    """A demo model's calibration from `trajectories` prompts that nothing reports on, rehearsed for `speeds`."""
-    room, teacher = classroom(family, setting, trajectories), Trajectory()
+def recorded(family: str, setting: Setting, trajectories: int = TRAJECTORIES) -> Statistics:
+    """A demo model's uncached samplings of `trajectories` prompts that nothing reports on."""
+    return _teach(classroom(family, setting, trajectories), setting).statistics(LEVELS, 0.0)
 
-    def sample(recipe: Recipe) -> None:
-        room.sampled(recipe, setting, PROMPTS, lambda prompts: None)
+
+@cache
+def calibration(family: str, setting: Setting, trajectories: int = TRAJECTORIES, speeds: tuple[float, ...] = ()) -> Calibration:
+    """A demo model's calibration with its masks searched, rehearsed for `speeds` on the same prompts."""
+    room = classroom(family, setting, trajectories)
+    teacher = _teach(room, setting)
+    start, velocities = teacher.start, teacher.velocities
+    assert start is not None, "something was sampled"
 
     def perform(plan: Plan) -> Rehearsal:
         student = Trajectory()
-        sample(p.rehearse(plan, student))
-        assert teacher.start is not None, "the teacher came first"
-        return Rehearsal.of(plan, teacher.start, teacher.velocities, student.velocities)
+        room.sampled(p.rehearse(plan, student), setting, PROMPTS, lambda prompts: None)
+        return Rehearsal.of(plan, start, velocities, student.velocities)
 
-    sample(p.collect(teacher))
-    assert teacher.start is not None, "something was sampled"
-    about = described(room.model, setting.cfg, setting.sampler, teacher.start.shape)
+    about = described(room.model, setting.cfg, setting.sampler, start.shape)
     found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), about)
     return rehearsed(found, speeds if setting.sampler == "euler" else (), perform)  # plans are fitted to Euler's steps
 
 
 @cache
 def universal(steps: int, without: str = "", trajectories: int = TRAJECTORIES) -> Calibration:
-    """The universal calibration, or what it would be if the model `without` had never been seen."""
-    return joined([calibration(name, replace(one, steps=steps), trajectories) for name, one in TEACHERS.items() if name != without])
-
-
-def joined(made: Sequence[Calibration]) -> Calibration:
-    """All of them as one, without bands, on the schedule of the first."""
-    parts = [one.statistics.whole() for one in made]
+    """The universal calibration, or what it would be if the model `without` had never been seen: no bands, the first one's schedule."""
+    seen = {name: replace(one, steps=steps) for name, one in TEACHERS.items() if name != without}
+    parts = [recorded(name, one, trajectories).whole() for name, one in seen.items()]
     schedule = Schedule((*parts[0].sigmas, parts[0].end))
     total = reduce(Statistics.and_, [part.at(schedule) for part in parts])
-    return calibrated("universal", total, {"models": [one.name for one in made]})
+    return calibrated("universal", total, {"models": [f"demo-{name}" for name in seen]})
+
+
+def _teach(room: Course, setting: Setting) -> Trajectory:
+    """One uncached sampling of all prompts."""
+    teacher = Trajectory()
+    room.sampled(p.collect(teacher), setting, PROMPTS, lambda prompts: None)
+    return teacher

@@ -23,14 +23,14 @@ NAMES = {
 }
 
 
-MODELS, TWINS = ("flux", "wan"), ("dit-skip", "dit")  # with prompts, and with class labels
+MODELS, SKIPPED = ("flux", "wan"), ("flux-skip", "dit-skip", "dit")  # for all benchmarks, and for skip alone
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `bench`."""
     parser.add_argument("name", choices=NAMES, metavar="NAME", help="; ".join(f"{name}: {text}" for name, text in NAMES.items()))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE, whole or not at all")
-    parser.add_argument("--model", choices=(*MODELS, *TWINS), help="run only this demo model; the DiTs are for skip")
+    parser.add_argument("--model", choices=(*MODELS, *SKIPPED), help="run only this demo model; the last three are for skip")
     parser.add_argument("--sampler", metavar="NAME", help="a sampler of ComfyUI in place of euler, such as dpmpp_2m")
     parser.add_argument("--only", nargs="+", default=(), metavar="METHOD", help="of bench methods, run only these, such as trace teacache")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw PSNR against MACs saved as a PNG, where the benchmark has both")
@@ -50,8 +50,8 @@ def bench(host: Host, options: argparse.Namespace) -> int:
     for name, file in (("json", options.json), ("plot", options.plot)):
         if file and not file.resolve().parent.is_dir():
             raise LaunchError(f"--{name} names {file}, and there is no folder {file.resolve().parent}. Make it first")
-    if options.model in TWINS and options.name != "skip":
-        raise LaunchError(f"--model {options.model} has class labels, and only bench skip samples those. Leave it out or name flux or wan")
+    if options.model in SKIPPED and options.name != "skip":
+        raise LaunchError(f"--model {options.model} is there for bench skip alone. Leave it out or name flux or wan")
     if options.only and options.name != "methods":
         raise LaunchError(f"--only chooses from the published methods, and bench {options.name} has other rows. Leave it out")
     pack = load_pack(host)
@@ -64,8 +64,7 @@ def bench(host: Host, options: argparse.Namespace) -> int:
     size = run.size(options.quick, **{name: value for name, value in sizes.items() if value})
     families = [options.model] if options.model else [*MODELS]
     if options.name == "skip" and not options.model:
-        weights = ROOT / "demo" / "weights" / "diffusion_models"
-        families += [twin for twin in TWINS if (weights / f"demo-{twin}.safetensors").exists()]  # python -m demo.skip.train makes them
+        families += SKIPPED
     command = " ".join(["./encore", *sys.argv[1:]])
     code: int = run.bench(options.name, families, size, command, options.json, options.sampler, options.plot)
     return code

@@ -254,7 +254,7 @@ def test_every_ablation_is_on_the_mask_of_the_whole():
     schedule = flow(20)
     start, *velocities = (torch.randn(2, 4, 8, 8, generator=random) for _ in range(21))
     known = calibrated("mine", Statistics.of(start, velocities, schedule.sigmas[:-1], LEVELS, 0.0), {}, tries=2)
-    found = dict(ablations.variations(known, {"another": known}, 20, 2.0))
+    found = dict(ablations.variations(known, {"another": known.statistics}, 20, 2.0))
     assert len(found) == 9
     assert len({made.computed for made in found.values()}) == 1
     assert len({str(made.weights) for made in found.values()}) == 7  # three are alike: nothing was rehearsed, "another" is the same
