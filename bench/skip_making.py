@@ -11,6 +11,7 @@ from ..cache_core.skip import files
 from ..cache_core.skip.fit import Sums, gathering
 from ..demo import codec, text
 from ..demo.agreement import DEFAULTS, HELD_OUT, conditioning, load_model
+from ..demo.var.training import has_bfloat16
 from ..demo.world import FRAMES, draw_scene, render
 from ..nodes.adapters.calibrate import fingerprint
 from ..nodes.adapters.skips import attach_branches
@@ -48,7 +49,7 @@ def train(options: argparse.Namespace) -> int:
     unit = model.model.latent_format.process_out(latents if family == "wan" else latents[:, :, 0])
     conditions = conditioning(family, told, 1.0), conditioning(family, empty, 1.0)
     material = Material(unit, *conditions)
-    plan = Plan(options.steps or 500, options.batch, rate=1e-3, rank=options.rank, checkpointed=False)
+    plan = Plan(options.steps or 500, options.batch, rate=1e-3, rank=options.rank, checkpointed=False, half=has_bfloat16())
     start = NEW if options.start is None else str(options.start)
     losses = continual(model, material, plan, start, options.file, options.file.with_suffix(".lora.safetensors"))
     branched = attach_branches(model, files.load(options.file, comfy.ops.manual_cast)[0])

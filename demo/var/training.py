@@ -49,10 +49,14 @@ def muon_and_adamw(network: nn.Module, rate: float) -> list[torch.optim.Optimize
     return [Muon(matrices, rate), adamw(others, rate)]
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor has units for products in bfloat16; without, they are slower than in float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def bfloat16(enabled: bool = True) -> torch.autocast:
-    """Products in bfloat16 where the processor has units for them, which are else slower; sums, norms and parameters stay in float32."""
-    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast("cpu", torch.bfloat16, enabled=enabled and has_units)
+    """Products in bfloat16 where the processor has units for them; sums, norms and parameters stay in float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled and has_bfloat16())
 
 
 def train(task: Task, seed: int, every: int) -> None:
