@@ -16,7 +16,10 @@ Patch = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a DiT or, with `frames`, of a Latte. `classes` counts the one for no label, 0 is a model without labels."""
+    """The sizes of a DiT or, with `frames`, of a Latte. `classes` counts the one for no label, 0 is a model without labels.
+
+    With `text`, the width of a text encoder's tokens, it is a Latte for text: its latents may have other sizes than it was trained on.
+    """
 
     depth: int
     width: int
@@ -29,12 +32,49 @@ class Shape:
     patch: int = 2
     skips: bool = True
     frames: int = 0
+    text: int = 0
 
 
-class Diffuser(nn.Module):
-    """What DiT and Latte have in common: patches in, blocks that may be replaced as the host replaces its own, patches out."""
+class Trunk(nn.Module):
+    """Blocks in a row that may be replaced as the host replaces its own, each deep one behind its branch."""
 
     depth: int  # blocks as the host's patches count them
+    shape: Shape
+    attend: Attend
+    skips: nn.ModuleList
+
+    @property
+    def patch_size(self) -> int:
+        """Latent pixels along a side of a token."""
+        return self.shape.patch
+
+    def through(self, x: Tensor, c: Tensor, options: Mapping[str, Any], **more: Any) -> Tensor:
+        """Tokens [B, L, D] under the condition c [B, ...] through all blocks; `more` is handed to each of them.
+
+        The host's replace patches act on a block and its branch together. A block that a patch leaves out hands its input to its
+        partner's branch.
+        """
+        outputs: dict[int, Tensor] = {}
+        replace: Mapping[Any, Patch] = options.get("patches_replace", {}).get("dit", {})
+        for index in range(self.depth):
+
+            def run(args: Mapping[str, Any], index: int = index) -> dict[str, Tensor]:
+                return {"img": self.step(index, fused(self.skips, index, self.depth, args["img"], outputs), args)}
+
+            args = {"img": x, "vec": c, **more, "transformer_options": options}
+            patch = replace.get(("double_block", index))
+            x = (run(args) if patch is None else patch(args, {"original_block": run}))["img"]
+            if index < self.depth // 2:
+                outputs[index] = x
+        return x
+
+    def step(self, index: int, x: Tensor, args: Mapping[str, Any]) -> Tensor:
+        """One block, as the host's patches count them, of tokens x [B, L, D]; what else it takes is in `args`."""
+        raise NotImplementedError
+
+
+class Diffuser(Trunk):
+    """What DiT and Latte by class have in common: patches in, blocks, patches out."""
 
     def __init__(self, shape: Shape, attend: Attend, layers: Any, **factory: Any) -> None:
         super().__init__()
@@ -58,29 +98,6 @@ class Diffuser(nn.Module):
             labels = torch.full_like(timesteps, self.shape.classes - 1, dtype=torch.long)
         embedded: Tensor = self.y_embedder(labels.long().flatten(), dtype)
         return c + embedded
-
-    def through(self, x: Tensor, c: Tensor, options: Mapping[str, Any]) -> Tensor:
-        """Tokens [B, L, D] through all blocks, each deep one behind its branch; the host's replace patches act on either together.
-
-        A block that a patch leaves out hands its input to its partner's branch.
-        """
-        outputs: dict[int, Tensor] = {}
-        replace: Mapping[Any, Patch] = options.get("patches_replace", {}).get("dit", {})
-        for index in range(self.depth):
-
-            def run(args: Mapping[str, Any], index: int = index) -> dict[str, Tensor]:
-                return {"img": self.step(index, fused(self.skips, index, self.depth, args["img"], outputs), args["vec"], options)}
-
-            args = {"img": x, "vec": c, "transformer_options": options}
-            patch = replace.get(("double_block", index))
-            x = (run(args) if patch is None else patch(args, {"original_block": run}))["img"]
-            if index < self.depth // 2:
-                outputs[index] = x
-        return x
-
-    def step(self, index: int, x: Tensor, c: Tensor, options: Any) -> Tensor:
-        """One block, as the host's patches count them."""
-        raise NotImplementedError
 
     def pictures(self, tokens: Tensor) -> Tensor:
         """Pictures [B, C, H, W] of the final layer's patches [B, L, P * P * out]; of mean and variance the mean."""
@@ -111,8 +128,8 @@ class DiT(Diffuser):
         self.depth = shape.depth
         super().__init__(shape, attend, layers, **factory)
 
-    def step(self, index: int, x: Tensor, c: Tensor, options: Any) -> Tensor:
-        result: Tensor = self.blocks[index](x, c, self.attend, options)
+    def step(self, index: int, x: Tensor, args: Mapping[str, Any]) -> Tensor:
+        result: Tensor = self.blocks[index](x, args["vec"], self.attend, args["transformer_options"])
         return result
 
     def forward(

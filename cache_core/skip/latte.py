@@ -28,8 +28,9 @@ class Latte(Diffuser):
         """Spatial and temporal blocks as the host's patches count them."""
         return [nn.ModuleList(self.blocks[2 * n : 2 * n + 2]) for n in range(self.depth)]
 
-    def step(self, index: int, x: Tensor, c: Tensor, options: Any) -> Tensor:
+    def step(self, index: int, x: Tensor, args: Mapping[str, Any]) -> Tensor:
         """Tokens [B, F L, D] within each frame, then along time."""
+        c, options = args["vec"], args["transformer_options"]
         spatial, temporal, frames = self.blocks[2 * index], self.blocks[2 * index + 1], self.shape.frames
         x = rearrange(x, "b (f l) d -> (b f) l d", f=frames)
         x = spatial(x, repeat(c, "b d -> (b f) d", f=frames), self.attend, options)

@@ -93,12 +93,12 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two layers with the tanh form of GELU between."""
+    """Two layers with the tanh form of GELU between; the result is `out` wide, or as wide as what came in."""
 
-    def __init__(self, width: int, inner: int, layers: Any, **factory: Any) -> None:
+    def __init__(self, width: int, inner: int, layers: Any, out: int | None = None, **factory: Any) -> None:
         super().__init__()
         self.fc1 = layers.Linear(width, inner, **factory)
-        self.fc2 = layers.Linear(inner, width, **factory)
+        self.fc2 = layers.Linear(inner, out or width, **factory)
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))

@@ -111,6 +111,7 @@ NETWORKS = {
     "LTXVModel": Blocks("transformer_blocks", None, ("img",)),
     "DiT": Blocks("blocks", None, ("img",)),
     "Latte": Blocks("pairs", None, ("img",)),
+    "LatteT2V": Blocks("pairs", None, ("img",)),
     "HunYuanDiT": Blocks("blocks", None, ("img",), wraps=False),
     "WanModel": Blocks("blocks", None, ("img",), embedding="time_embedding"),
 }

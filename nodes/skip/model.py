@@ -21,19 +21,24 @@ class EncoreSkipModel(io.ComfyNode):
             node_id="EncoreSkipModel",
             display_name="Encore Load Skip-DiT",
             category=CATEGORY,
-            description="Loads DiT-XL/2-skip or a class-to-video Latte-skip of Skip-DiT (arXiv:2411.17616), the same networks without "
-            "branches, or the demo DiT. ComfyUI loads Hunyuan-DiT, which has skips of its own, itself.",
-            search_aliases=["skip-dit", "dit-xl", "latte", "class conditional"],
+            description="Loads DiT-XL/2-skip, a class-to-video or the text-to-video Latte-skip of Skip-DiT (arXiv:2411.17616), the same "
+            "networks without branches, or the demo DiT. ComfyUI loads Hunyuan-DiT, which has skips of its own, itself.",
+            search_aliases=["skip-dit", "dit-xl", "latte", "latte t2v", "class conditional"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=folder_paths.get_filename_list("diffusion_models"),
-                    tooltip="A file in models/diffusion_models: DiT-XL-2-skip.pt, ffs-skip.pt and their like as published, or "
-                    ".safetensors. Of "
-                    "a training's state the average is taken.",
+                    tooltip="A file in models/diffusion_models: DiT-XL-2-skip.pt, Latte-skip.pt, ffs-skip.pt and their like as published, "
+                    "or .safetensors. Of a training's state the average is taken.",
                 )
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="The model. Its conditions come from Encore Class Label.")],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="The model. Its conditions come from Encore Class Label; those of the text-to-video Latte from CLIP Text "
+                    "Encode with a T5-XXL, Load CLIP's type pixart.",
+                )
+            ],
             hidden=[io.Hidden.unique_id],
         )
 
