@@ -56,6 +56,11 @@ class TestMasks:
     def test_budget_stays_below_the_wished_share(self):
         assert [budget(50, speed) for speed in (1.0, 2.0, 3.0, 6.0)] == [50, 24, 16, 8]
         assert [budget(total, 2.0) for total in (4, 8, 20, 28)] == [4, FEWEST, 9, 13]
+        assert [budget(100, speed) for speed in (1.01, 1.1, 3.333)] == [99, 90, 30]
+
+    def test_budget_takes_a_share_that_is_whole_but_for_its_rounding_for_whole(self):
+        assert 21 / 1.4 > 15
+        assert budget(21, 1.4) == 14
 
     def test_the_nearest_mask_is_nearest_by_ratio(self):
         assert len(nearest(FLUX_LEMICA, 0.24).computed) == 10
