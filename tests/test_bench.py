@@ -4,11 +4,11 @@ import inspect
 import json
 import math
 import random
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
-from pack.bench import ablations, bootstrap, methods, metrics, output, plot, rows, run
+from pack.bench import ablations, bootstrap, contest, methods, metrics, output, plot, rows, run, skip
 from pack.cache_core import CacheError, Recipe, published
 from pack.cache_core.trace import Statistics, calibrated
 from pack.cache_core.trace.bands import LEVELS
@@ -16,6 +16,7 @@ from pack.demo import judge
 from pack.demo.agreement import DEFAULTS, HELD_OUT
 from pack.demo.world import draw_scene, render
 from pack.launch import bench, cli, errors
+from pack.nodes.adapters import options
 from PIL import Image
 from policy_runs import flow
 
@@ -266,3 +267,17 @@ def test_a_calibration_for_something_else_differs_in_one_setting(family):
     for other in ablations.shifted(usual).values():
         ours, theirs = asdict(usual), asdict(other)
         assert len([name for name in ours if ours[name] != theirs[name]]) == 1
+
+
+def test_demo_flux_has_trained_branches_of_its_own_and_samples_with_them():
+    course = skip.make("flux-skip", 1, 1)
+    assert (course.name, course.family) == ("demo-flux-skip", "flux")
+    made = options.branches_of(course.model.model_options["transformer_options"])
+    assert len(made) == 3
+    assert all(float(branch.linear.weight.abs().max()) > 0 for branch in made)
+    setting = replace(DEFAULTS["flux"], steps=2)
+    plain, branched = (
+        each.frames(contest.Entrant("uncached", setting, ""), lambda prompts: None)[0]
+        for each in (contest.make_course("flux", 1, 1), course)
+    )
+    assert 0 < float((plain - branched).abs().mean()) < 0.1
