@@ -141,7 +141,7 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
     if run.recipe.site is Site.UNCOND:
         return _uncond(run, inner, conds, x, sigma, lambda asked: executor(model, asked, x, timestep, passed))
     call = run.occurrence((options.window(inner), tuple(x.shape), *(options.active(c, sigma) for c in conds)))
-    keys = {n: (call, n, options.active(cond, sigma)) for n, cond in enumerate(conds) if cond is not None}
+    keys = {n: (call, n) for n, cond in enumerate(conds) if cond is not None}
     if not keys:
         return list(executor(model, conds, x, timestep, passed))
 
