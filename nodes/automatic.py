@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-from ..cache_core import Ledger, Recipe, Site
+from ..cache_core import Ledger, Recipe, Schedule, Site
 from ..cache_core import published as recipes
+from ..cache_core.masks import budget
 from ..cache_core.trace import Calibration, ForQuality, ForSpeed, Shelf, Statistics, Trajectory, calibrated, save, universal
 from ..cache_core.trace.bands import LEVELS
 from . import calibrations
@@ -20,6 +21,7 @@ from .adapters.families import family_of
 NOISY = ("ancestral", "sde", "lcm", "ddpm", "sa_solver")  # parts of the names of solvers that add noise at every step
 NOISIEST = 1.001  # noise level that rectified flow does not exceed
 NEAR = 1.5  # a calibration serves CFG scales up to so many times its own, or smaller
+SPARSE = 6  # computed steps up to which forecasts may be worse than fewer steps (docs/trace.md, at 28 steps)
 LESSONS = 4  # uncached samplings that a calibration is learned from
 
 
@@ -43,8 +45,15 @@ class Automatic:
         known, note = own(situation)
         if known is None and self.learn:
             return lesson(situation)
-        notes = tuple(text for text in (note, disturbed(situation)) if text)
+        notes = tuple(text for text in (note, disturbed(situation), self._sparse(situation.schedule)) if text)
         return Choice(self._recipe(known or universal()), notes)
+
+    def _sparse(self, schedule: Schedule) -> str:
+        """A note if the speed leaves so few computed steps that forecasts have little to go by."""
+        count = budget(schedule.total, self.speed)
+        if self.error > 0.0 or not count < schedule.total or count > SPARSE:
+            return ""
+        return f"Only {count} of {schedule.total} steps are computed, few to forecast from: a smaller speed or fewer steps may look better."
 
     def _recipe(self, known: Calibration) -> Recipe:
         if self.error > 0.0:

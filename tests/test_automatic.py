@@ -44,10 +44,18 @@ def keep(folder, model, name, cfg=1.0, size=None):
 
 
 def test_without_a_calibration_of_the_model_the_universal_one_serves(folder, model):
-    choice = Automatic(3.0)(situation(model))
+    choice = Automatic(3.0)(situation(model, steps=30))
     assert choice.recipe == p.planned(choice.recipe.predictor.planner, "Encore 3x")
     assert choice.recipe.predictor.planner.calibration is universal()
     assert choice.notes == ()
+
+
+def test_the_report_is_told_where_few_steps_are_left_to_forecast_from(folder, model):
+    assert [Automatic(speed)(situation(model, steps=28)).notes for speed in (2.0, 3.0)] == [(), ()]
+    (note,) = Automatic(4.0)(situation(model, steps=28)).notes
+    assert note.startswith("Only 6 of 28 steps are computed")
+    assert Automatic(4.0)(situation(model, steps=4)).notes == ()  # all are computed
+    assert Automatic(4.0, error=0.1)(situation(model, steps=28)).notes == ()  # the goal is an error
 
 
 def test_a_calibration_of_this_model_is_found_the_nearest_in_cfg_first(folder, model):
