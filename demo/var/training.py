@@ -42,7 +42,8 @@ def adamw(parameters: Iterable[nn.Parameter], rate: float, decay: float = 0.01) 
 
 def muon_and_adamw(network: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for the rest."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         inner = "blocks." in name and parameter.ndim == 2 and "ada_lin" not in name
         (matrices if inner else others).append(parameter)
