@@ -11,7 +11,7 @@ from .setup import Host
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `calibrate`."""
-    parser.add_argument("model", choices=("flux", "wan", "universal"), help="the demo model; universal: both as one")
+    parser.add_argument("model", choices=("flux", "wan", "universal"), help="the demo model; universal: all of them, and the DiTs, as one")
     parser.add_argument("file", type=Path, help="the calibration, written whole or not at all")
     parser.add_argument("--prompts", type=count, default=16, metavar="N", help="trajectories (default 16)")
     parser.add_argument("--speeds", type=speed, nargs="*", default=(), metavar="S", help="speeds to rehearse, of one model (default none)")
