@@ -90,7 +90,8 @@ class Plain:
         export(file(self.name), self.network, about)
 
 
-TASKS: Tasks = {name: (partial(Plain, name), 1800) for name in LAYOUTS}
+STEPS = {"drafter": 1800, "refiner": 3600}
+TASKS: Tasks = {name: (partial(Plain, name), STEPS[name]) for name in LAYOUTS}
 
 if __name__ == "__main__":
     command("demo.var.transformers", __doc__, TASKS)
