@@ -15,7 +15,7 @@ def form(value: Any) -> Hashable:
     if isinstance(value, Tensor):
         return (tuple(value.shape), value.dtype)
     if isinstance(value, Mapping):
-        return tuple((key, form(value[key])) for key in sorted(value, key=str)) if value else ()
+        return tuple((key, form(value[key])) for key in sorted(value, key=str))
     if isinstance(value, (list, tuple)):
         return tuple(form(item) for item in value)
     return type(value).__name__
