@@ -17,6 +17,7 @@ from .teachers import calibration, recorded
 
 __all__ = ["COLUMNS", "run"]
 SPEEDS = (2.0, 4.0)
+DEPTHS = (2, 3, 4)  # anchors, besides the usual number
 SIZES = (1, 4, 16)  # trajectories of a calibration, besides the usual number
 TERMS = {
     "target: the teacher's velocity": Terms(returns=False),
@@ -53,6 +54,8 @@ def variations(own: Calibration, changed: dict[str, Statistics], steps: int, spe
     yield "all of it", whole
     yield "without rehearsals", fit(own.statistics, mask)
     yield "without bands", fit(own.statistics.whole(), mask)
+    for depth in DEPTHS:
+        yield f"{depth} velocities kept", fit(own.statistics, mask, depth)
     for words, terms in TERMS.items():
         yield words, fit(own.statistics, mask, terms=terms)
     yield "order 1", fit(own.statistics, mask, fitted=False)

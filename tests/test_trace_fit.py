@@ -7,13 +7,14 @@ from pack.cache_core import CacheError
 from pack.cache_core.trace import Statistics, Terms, Trajectory, cost, even, fit, search
 from pack.cache_core.trace import fit as fits
 from pack.cache_core.trace.bands import join, split
+from pack.cache_core.trace.fit import DEPTH
 from policy_runs import flow
 from trace_runs import statistics, trajectories
 
 fit_module = __import__("sys").modules[fits.__module__]
 
 
-def plain_fit(start, velocities, sigmas, mask, *, depth=3, ridge=1e-4, returns=True, state=True, corrects=True):
+def plain_fit(start, velocities, sigmas, mask, *, depth=DEPTH, ridge=1e-4, returns=True, state=True, corrects=True):
     """The sequential least-squares fit on the tensors themselves; returns weights by step and the final latent."""
     x, teacher, known, table = start, start, [], {}
     for n, velocity in enumerate(velocities):
@@ -45,7 +46,7 @@ def deaf(monkeypatch):
 
 
 def test_the_fit_in_inner_products_is_the_fit_on_the_tensors(deaf):
-    schedule, mask = flow(20), [0, 3, 6, 10, 15, 19]
+    schedule, mask = flow(20), [0, 3, 5, 7, 10, 12, 15, 19]
     start, velocities = trajectories(schedule)
     found = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], (), 0.0), mask)
     table, x, teacher = plain_fit(start, velocities, schedule.sigmas, mask)
@@ -56,15 +57,15 @@ def test_the_fit_in_inner_products_is_the_fit_on_the_tensors(deaf):
 
 
 def test_anchors_name_the_computed_steps_that_weights_are_for(deaf):
-    found = fit(statistics(flow(12)), [0, 2, 5, 9, 11])
-    assert found.anchors[2] == found.anchors[4] == (0, 2)
-    assert found.anchors[10] == (2, 5, 9)
+    found = fit(statistics(flow(12)), [0, 2, 4, 5, 6, 9, 11])
+    assert found.anchors[2] == found.anchors[3] == (0, 2)
+    assert found.anchors[10] == (2, 4, 5, 6, 9)
     assert 1 not in found.anchors
 
 
 @pytest.mark.parametrize("left_out", ["returns", "state", "corrects"])
 def test_an_ablation_is_the_plain_fit_without_that_part(deaf, left_out):
-    schedule, mask = flow(20), [0, 3, 6, 10, 15, 19]
+    schedule, mask = flow(20), [0, 3, 5, 7, 10, 12, 15, 19]
     start, velocities = trajectories(schedule)
     terms = {left_out: False}
     found = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], (), 0.0), mask, terms=Terms(**terms))

@@ -31,6 +31,7 @@ from pack.cache_core.trace import (
 )
 from pack.cache_core.trace.bands import LEVELS
 from pack.cache_core.trace.calibration import refitted
+from pack.cache_core.trace.fit import DEPTH
 from pack.cache_core.trace.rehearse import performances
 from pack.cache_core.types import Observation, Step
 from pack.nodes import trace as trace_nodes
@@ -48,7 +49,7 @@ class World:
     def __init__(self, schedule: Schedule) -> None:
         random = torch.Generator().manual_seed(5)
         self.sigmas = schedule.sigmas
-        self.start, *self.bases = (torch.randn(6, 4, 8, 8, generator=random) for _ in range(6))
+        self.start, *self.bases = (torch.randn(6, 4, 8, 8, generator=random) for _ in range(9))
         self.mixing = torch.randn(4, 4, generator=random)
         self.teacher, x = [self.start], self.start
         for n, sigma in enumerate(self.sigmas[:-1]):
@@ -56,7 +57,7 @@ class World:
             self.teacher.append(x)
 
     def path(self, sigma: float) -> torch.Tensor:
-        waves = (1.0, sigma, math.sin(7 * sigma), math.cos(11 * sigma), math.exp(-4 * sigma))
+        waves = (1.0, sigma, *(math.sin(turns * sigma + turns) for turns in (5, 7, 9, 11, 13)), math.exp(-4 * sigma))
         return sum(wave * base for wave, base in zip(waves, self.bases, strict=True))
 
     def velocity(self, n: int, x: torch.Tensor) -> torch.Tensor:
@@ -72,7 +73,7 @@ class World:
         for n, sigma in enumerate(self.sigmas[:-1]):
             if n in made.computed:
                 computed.append(self.velocity(n, x))
-                known = [*known, computed[-1]][-3:]
+                known = [*known, computed[-1]][-DEPTH:]
             v = known[-1]
             if n in made.weights:
                 (row,) = made.weights[n]
@@ -165,7 +166,7 @@ def seen(schedule: Schedule, index: int) -> Observation:
 
 
 def kept(world: World, steps: list[int]) -> History:
-    history = History(3, Placement())
+    history = History(DEPTH, Placement())
     for step in steps:
         history.push(world.sigmas[step], world.path(world.sigmas[step]))
     return history
@@ -176,7 +177,7 @@ def test_where_other_steps_were_computed_weights_are_fitted_for_those(world):
     planner = ForSpeed(known, 3.0)
     planned = planner.plan(schedule)
     extra = next(n for n in range(4, 18) if n not in planned.computed and n + 1 not in planned.computed)
-    steps = [*sorted(n for n in planned.computed if n < extra)[-2:], extra]
+    steps = [*sorted(n for n in planned.computed if n < extra)[1 - DEPTH :], extra]
     amended = refitted(known, schedule, planned.computed | {extra})
     assert amended.anchors[extra + 1] == tuple(steps)
     x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(9))

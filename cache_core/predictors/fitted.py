@@ -49,11 +49,12 @@ class Fitted(Predictor):
         """The plan whose anchors are those in `history`: the planner's, or one amended to them."""
         schedule, index = seen.step.schedule, seen.step.index
         plan = self.planner.plan(schedule)
-        anchors = tuple(steps_of(history.times[-DEPTH:], schedule))
+        anchors = steps_of(history.times, schedule)
         if plan is None or None in anchors or not on_step(seen.step.sigma, schedule.sigmas[index]):
             return None
         steps = [step for step in anchors if step is not None]
-        if plan.anchors.get(index) == anchors or (index in plan.computed and steps[-1] != index):
+        planned = list(plan.anchors.get(index, ()))
+        if planned == steps[-len(planned) :] or (index in plan.computed and steps[-1] != index):
             return plan
         before = {step for step in plan.computed if step < steps[0]}
         after = {step for step in plan.computed if step > max(index, steps[-1])}

@@ -16,7 +16,7 @@ from .search import cost, search
 from .statistics import Statistics
 
 TRIES = 400  # candidates that a mask's search tries
-CANDIDATES = 2  # masks that are rehearsed for a speed
+CANDIDATES = 3  # masks that are rehearsed for a speed
 SPEEDS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # that masks are searched for
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from .statistics import Array, Statistics
 
-DEPTH = 3  # computed velocities kept
+DEPTH = 5  # computed velocities kept
 RIDGE = 1e-4  # times the mean square of the regressors, towards order 1
 # What a computed velocity is taken to do where the latent is off by d. At high noise it moves as the forecast of the picture does, by
 # 1 / (1 - sigma) times a share of d; at low noise it takes a share of d for noise, by 1 / sigma. SLOPES are what moves along d, UNKNOWN

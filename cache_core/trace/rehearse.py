@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..errors import CacheError
 from .bands import as_rows
-from .fit import DEPTH, RIDGE, Plan, Space, follow, response
+from .fit import DEPTH, Plan, Space, follow, response
 from .statistics import Array, Statistics
 
 ROUNDS = 3  # rehearsals of a plan; the best one stays
+HOLD = 1e-3  # times the mean square of the regressors, towards the weights that were rehearsed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,17 +52,25 @@ class Rehearsal:
         """The plan with the error that it really had."""
         return self._replay(statistics)[0]
 
-    def refit(self, statistics: Statistics, ridge: float = RIDGE) -> Plan:
-        """The plan's mask with weights fitted to what the model really answered."""
+    def refit(self, statistics: Statistics, ridge: float = HOLD) -> Plan:
+        """The plan's mask with weights fitted to what the model really answered, and held near those that it answered to."""
         mask = sorted(self.plan.computed)
         space = _Heard(self.gram, len(statistics.sigmas), mask, self._replay(statistics)[1])
-        return follow(space, statistics, mask, DEPTH, space.solver(ridge))
+        solve = space.solver(ridge)
+        return follow(space, statistics, mask, self._depth, lambda step, parts, goal, _: solve(step, parts, goal, self._weights(step)))
 
     def _replay(self, statistics: Statistics) -> tuple[Plan, dict[int, Array]]:
         mask = sorted(self.plan.computed)
         space = _Heard(self.gram, len(statistics.sigmas), mask, None)
-        plan = follow(space, statistics, mask, DEPTH, lambda step, *_: np.array(self.plan.weights[step]))
+        plan = follow(space, statistics, mask, self._depth, lambda step, *_: self._weights(step))
         return plan, space.path
+
+    @property
+    def _depth(self) -> int:
+        return max(map(len, self.plan.anchors.values()), default=DEPTH)
+
+    def _weights(self, step: int) -> Array:
+        return np.array(self.plan.weights[step])
 
 
 class _Heard(Space):
