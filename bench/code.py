@@ -17,7 +17,7 @@ from ..demo import judge
 from ..demo.agreement import HELD_OUT
 from ..demo.var.pictures import LABELS, WEIGHTS, agreement, draw
 from ..nodes.adapters.var import Loaded, load, sample
-from .bootstrap import interval, medians
+from .bootstrap import interval, means, medians, resamples
 from .output import Row
 from .progress import Bar
 
@@ -26,6 +26,7 @@ FRESH = 512  # pictures of the world itself, for Frechet distances
 SETTINGS = Sampling(cfg=1.5, top_k=100, top_p=0.96)  # VAR's, with the published share of its words: 900 of 4096
 SPECIALISED = 5  # scales that the specialised pair was made for
 SEED = 1_000  # of the first batch
+DRAWS = 200  # resamples of a Frechet distance
 
 
 @dataclass(slots=True)
@@ -49,9 +50,11 @@ class Entrant:
         self.hits.append(agreement(seen, classes))
         return report
 
-    def distance(self) -> float:
-        """Frechet distance from the world's own pictures."""
-        return judge.frechet(torch.cat(self.features), fresh())
+    def distances(self) -> Tensor:
+        """Frechet distance from the world's own pictures: of all of its own, then of each resample of its batches."""
+        features, count = torch.stack(self.features), len(self.features)
+        draws = [torch.arange(count), *resamples(count)[:DRAWS]]
+        return torch.tensor([judge.frechet(features[draw].flatten(0, 1), fresh()) for draw in draws])
 
 
 @cache
@@ -97,15 +100,17 @@ def _row(entrant: Entrant, drafter: Entrant) -> Row:
     """Numbers of an entrant, and how they compare with the drafter alone."""
     report, seconds = entrant.reports[0], [one.seconds for one in entrant.reports]
     theirs = [one.seconds for one in drafter.reports]
-    distance, hits, best = entrant.distance(), fmean(entrant.hits), fmean(drafter.hits)
+    distances, hits, best = entrant.distances(), fmean(entrant.hits), fmean(drafter.hits)
+    change = distances / drafter.distances() - 1
     row: Row = {"model": "demo-var", "method": entrant.name, "setting": entrant.words, "notes": []}
     row |= {"pictures": TOGETHER * len(entrant.hits), "batch": TOGETHER, "rounds": len(seconds), "seconds": median(seconds)}
     row |= {"speedup": median(theirs) / median(seconds), "speedup_ci": interval(medians(theirs) / medians(seconds))}
     row |= {"painting_seconds": median(one.painting_seconds for one in entrant.reports)}
     row |= {"kv_bytes": report.kv_bytes, "peak_bytes": report.peak_bytes, "device_peak": report.device_peak}
     row |= {"memory_saved": 1 - report.peak_bytes / drafter.reports[0].peak_bytes}
-    row |= {"frechet": distance, "frechet_change": distance / drafter.distance() - 1}
+    row |= {"frechet": float(distances[0]), "frechet_change": float(change[0]), "frechet_change_ci": interval(change[1:])}
     row |= {"agreement": hits, "agreement_change": hits / best - 1 if best else None}
+    row["agreement_change_ci"] = interval(means(entrant.hits) / means(drafter.hits) - 1) if best else None
     return row
 
 

@@ -3,7 +3,9 @@
 TRACE is calibrated here, on prompts of its own, before the held-out ones are sampled.
 """
 
-from ..cache_core import Recipe, Schedule
+from collections.abc import Sequence
+
+from ..cache_core import CacheError, Recipe, Schedule
 from ..cache_core import published as p
 from ..cache_core.masks import budget
 from ..cache_core.policies import Mask
@@ -20,17 +22,26 @@ from .progress import Bar
 from .rows import Row, make_table
 
 SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0)
+MASKS = ("even", "published", "searched", "left_out")
+NAMES = ("reuse", *(f"order_1_{mask}_mask" for mask in MASKS), "trace_universal", "trace_left_out", "trace")
 
 
-def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
-    """Uncached, and at each speed: reuse, order 1 on a published and on a searched mask, TRACE of both kinds, fewer steps."""
+def run(course: Course, setting: Setting, rounds: int, bar: Bar, only: Sequence[str] = ()) -> list[Row]:
+    """Uncached, and at each speed: reuse, order 1 on a published and on a searched mask, TRACE of both kinds, fewer steps.
+
+    With `only`, uncached and those of them. Raises CacheError for a name that none of them has.
+    """
+    if unknown := sorted(set(only) - set(NAMES)):
+        raise CacheError(f"The frontier has no {', '.join(unknown)}. Choose from {', '.join(NAMES)}.")
     own = teachers.calibration(course.family, setting, speeds=SPEEDS)
     other = teachers.universal(setting.steps, without=course.family)
     entrants = [entrant for speed in SPEEDS for entrant in entries(own, other, setting, course.family, speed)]
+    entrants = [entrant for entrant in entrants if not only or entrant.method in only]
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)
     results = [course.judge(entrant, frames, bar) for entrant in entrants]
-    plain = fewer_steps(course, setting, sorted({budget(setting.steps, speed) for speed in SPEEDS}), frames, bar)
+    costs = [] if only else sorted({budget(setting.steps, speed) for speed in SPEEDS})
+    plain = fewer_steps(course, setting, costs, frames, bar)
     everyone = [uncached, *results, *(result for pair in plain.values() for result in pair.values())]
     bar.expect(course, [result.entrant.setting for result in everyone], rounds)
     course.race(everyone, rounds, bar)

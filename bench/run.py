@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..demo.agreement import DEFAULTS, Setting
+from ..demo.agreement import DEFAULTS
 from . import ablations, blockcache, code, frontier, methods, overhead, plot, skip, twins
-from .contest import Course, make_course, weights
+from .contest import make_course, weights
 from .output import Columns, Row, environment, table, write
 from .progress import Bar
 
-BENCHES: dict[str, tuple[Callable[[Course, Setting, int, Bar], list[Row]], Columns]] = {
+BENCHES: dict[str, tuple[Callable[..., list[Row]], Columns]] = {  # of course, setting, rounds, bar and, for some, `only`
     "methods": (methods.run, methods.COLUMNS),
     "frontier": (frontier.run, frontier.COLUMNS),
     "ablations": (ablations.run, ablations.COLUMNS),
@@ -61,7 +61,7 @@ def bench(
         else:
             act, columns = BENCHES[name]
             if size.only:
-                act = partial(methods.run, only=size.only)
+                act = partial(act, only=size.only)
             files = []
             for family in families:
                 course = MAKERS.get(family, make_course)(family, size.prompts, size.batch)

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from pack.bench import ablations, bootstrap, contest, methods, metrics, output, plot, rows, run, skip
+from pack.bench import ablations, bootstrap, contest, frontier, methods, metrics, output, plot, rows, run, skip
 from pack.cache_core import CacheError, Recipe, published
 from pack.cache_core.trace import Statistics, calibrated
 from pack.cache_core.trace.bands import LEVELS
@@ -206,6 +206,8 @@ def test_of_the_methods_only_those_asked_for_run_and_a_name_that_none_has_is_ref
     assert excluded == []
     with pytest.raises(CacheError, match="There is no method tracee"):
         methods.entries(course, None, ("tracee",))
+    with pytest.raises(CacheError, match="The frontier has no tracee"):
+        frontier.run(course, None, 1, None, ("tracee",))
 
 
 class TestCommand:
@@ -256,7 +258,7 @@ def test_every_ablation_is_on_the_mask_of_the_whole():
     start, *velocities = (torch.randn(2, 4, 8, 8, generator=random) for _ in range(21))
     known = calibrated("mine", Statistics.of(start, velocities, schedule.sigmas[:-1], LEVELS, 0.0), {}, tries=2)
     found = dict(ablations.variations(known, {"another": known.statistics}, 20, 2.0))
-    assert len(found) == 9
+    assert len(found) == 12
     assert len({made.computed for made in found.values()}) == 1
     assert len({str(made.weights) for made in found.values()}) == 7  # three are alike: nothing was rehearsed, "another" is the same
 

@@ -14,8 +14,9 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(code, "TOGETHER", 4)
         patch.setattr(code, "FRESH", 16)
+        patch.setattr(code, "DRAWS", 20)
         code.fresh.cache_clear()
-        assert run.bench("code", [], run.size(True, prompts=1, rounds=2), "./encore bench code --quick", file) == 0
+        assert run.bench("code", [], run.size(True, prompts=2, rounds=2), "./encore bench code --quick", file) == 0
     code.fresh.cache_clear()
     return json.loads(file.read_text())
 
@@ -32,6 +33,8 @@ def test_the_drafter_alone_is_what_all_are_compared_with(written):
     drafter = written["rows"][0]
     assert (drafter["speedup"], drafter["memory_saved"], drafter["frechet_change"]) == (1.0, 0.0, 0.0)
     assert all(row["memory_saved"] == pytest.approx(1 - row["peak_bytes"] / drafter["peak_bytes"]) for row in written["rows"])
+    assert (drafter["frechet_change_ci"], drafter["agreement_change_ci"]) in (([0.0, 0.0], [0.0, 0.0]), ([0.0, 0.0], None))
+    assert all(row["frechet_change_ci"][0] <= row["frechet_change_ci"][1] for row in written["rows"])
     assert all(row["speedup"] == pytest.approx(drafter["seconds"] / row["seconds"]) for row in written["rows"])
 
 
