@@ -128,14 +128,27 @@ class EncoreVARSampler(io.ComfyNode):
             display_name="VAR Sampler",
             category=CATEGORY,
             description="Paints pictures of a class with a VAR, from coarse to fine, and shows each scale as it comes.",
-            inputs=[VARModel.Input("var", tooltip="From VAR Loader."), *_order(Sampling())],
+            inputs=[
+                VARModel.Input("var", tooltip="From VAR Loader."),
+                *_order(Sampling()),
+                io.Int.Input(
+                    "scales",
+                    default=0,
+                    min=0,
+                    max=32,
+                    optional=True,
+                    advanced=True,
+                    tooltip="N, the scales to make, from the coarsest on. 0: all. Fewer give a rough picture soon: what a drafter of CoDe "
+                    "hands over after as many.",
+                ),
+            ],
             outputs=_outputs(),
         )
 
     @classmethod
-    def execute(cls, var: Any, classes: str, pictures: int, seed: int, **settings: Any) -> io.NodeOutput:
+    def execute(cls, var: Any, classes: str, pictures: int, seed: int, scales: int = 0, **settings: Any) -> io.NodeOutput:
         chosen = classes_of(classes, var.model.model.layout.classes, pictures)
-        return _shown(*sample([var], None, chosen, seed, Sampling(**settings)))
+        return _shown(*sample([var], scales or None, chosen, seed, Sampling(**settings)))
 
 
 class EncoreCoDeSampler(io.ComfyNode):

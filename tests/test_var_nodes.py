@@ -60,6 +60,17 @@ def test_pictures_and_report_of_one_model(pair):
     assert "4 pictures" in table
 
 
+def test_one_model_may_stop_at_a_scale_and_all_of_them_are_the_default(pair):
+    pictures, table, told = var(pair[0], scales=2)
+    assert pictures.shape == (4, 8, 8, 3)
+    assert [scale["side"] for scale in json.loads(told)["scales"]] == [1, 2]
+    assert "large, 2 scales" in table
+    assert torch.equal(var(pair[0], scales=4)[0], var(pair[0])[0])
+    assert not torch.equal(pictures, var(pair[0])[0])
+    with pytest.raises(CacheError, match="1 to 4"):
+        var(pair[0], scales=5)
+
+
 @pytest.mark.parametrize("drafted", [1, 3])
 def test_one_model_on_both_sides_paints_the_same_bit_for_bit(pair, drafted):
     assert torch.equal(code(pair[0], pair[0], drafted)[0], var(pair[0])[0])

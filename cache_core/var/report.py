@@ -87,5 +87,7 @@ def _line(entry: Entry) -> str:
 
 
 def titled(models: Sequence[str], drafted: int | None) -> str:
-    """A title for a decoding by one model, or by two with so many scales drafted."""
-    return models[0] if drafted is None else f"CoDe, {drafted} scales by {models[0]}, the rest by {models[1]}"
+    """A title for a decoding by one model, of so many scales or all, or by two with so many scales drafted."""
+    if len(models) == 1:
+        return models[0] if drafted is None else f"{models[0]}, {drafted} scales"
+    return f"CoDe, {drafted} scales by {models[0]}, the rest by {models[1]}"

@@ -50,24 +50,26 @@ def load(file: Path, codec: Path, dtype: torch.dtype | None) -> Loaded:
 def sample(
     parts: Sequence[Loaded], drafted: int | None, classes: Sequence[int], seed: int, settings: Sampling, offload: bool = False
 ) -> tuple[Tensor, Report]:
-    """Pictures [B, H, W, 3] in 0..1 and the report, by one VAR, or by a drafter up to `drafted` scales and a refiner.
+    """Pictures [B, H, W, 3] in 0..1 and the report, by a drafter up to `drafted` scales and a refiner, or by one VAR: of as many, or all.
 
     `offload` moves the drafter off the device when its part is done; else the host does where it needs the room.
     """
     first, last = parts[0], parts[-1]
     codec, count = first.codec, first.scales
+    most = count if len(parts) == 1 else count - 1
     check_pair(first.model.model, last.model.model, codec.model.quantize)
-    if drafted is not None and not 1 <= drafted < count:
-        raise CacheError(f"The drafter makes 1 to {count - 1} of the {count} scales of this VAR; asked for {drafted}.")
+    if drafted is not None and not 1 <= drafted <= most:
+        raise CacheError(f"The {first.name} can make 1 to {most} of the {count} scales of this VAR here; asked for {drafted}.")
+    ends = [count] if drafted is None else [drafted, count][: len(parts)]
     order = Order(classes, draws(seed, first.model.model.scales, len(classes)), settings)
     report = Report(titled([part.name for part in parts], drafted), len(classes))
     residence.begin_peak(first.model.load_device)
-    bar, draft = comfy.utils.ProgressBar(count), None
-    for part, until in zip(parts, [count] if drafted is None else [drafted, count], strict=True):
+    bar, draft = comfy.utils.ProgressBar(ends[-1]), None
+    for part, until in zip(parts, ends, strict=True):
         network = part.model.model
         residence.bring([part.model, codec], _room(part, len(classes), until))
         weights = sum(one.model.model_size() for one in _distinct(parts) if residence.is_loaded(one.model))
-        watch = _watcher(report, part.name, weights, codec.model, bar, count)
+        watch = _watcher(report, part.name, weights, codec.model, bar, ends[-1])
         draft = decode(network, codec.model.quantize, order, draft=draft, until=until, watch=watch)
         if offload and until < count and last.model is not part.model:
             residence.offload(part.model)
