@@ -1,7 +1,7 @@
 """One stream: a condition at a site, followed from evaluation to evaluation."""
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -62,7 +62,8 @@ class Stream:
             error = relative_error(predictor.predict(self._history, seen, x), feature)
         predictor.watch(self._history, seen, feature)
         self._history.push(seen.step.sigma, feature, x if predictor.keeps_inputs else seen.probe if predictor.keeps_probes else None)
-        self._state = self._recipe.policy.settle(self._state, replace(seen, error=error), y)
+        seen.error = error
+        self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0
         self._computed += 1
         self._last = seen

@@ -99,7 +99,7 @@ class Step:
         return self.index / self.total
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one would take several times as long to make, and so with the next
 class Case:
     """What a run is asked about: one condition, the site's input `x` [B, ...] for it, and what its policy wants to see.
 
@@ -114,7 +114,7 @@ class Case:
     picture: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Observation:
     """All a policy may look at. `probe` has one stream's rows only, or is None for Probe.NOTHING."""
 

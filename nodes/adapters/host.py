@@ -176,7 +176,7 @@ def _through(run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callab
         return [x - sigma * run.reuse(case) for case in cases]
     handed = []
     for case, output in zip(cases, compute(), strict=True):
-        velocity = (x - output) / sigma
+        velocity = (x - output).div_(sigma)
         corrected = run.record(case, velocity)
         handed.append(output if corrected is velocity else x - sigma * corrected)
     return handed
@@ -194,11 +194,7 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
         run.ledger.note("The model is compiled, so its multiply-accumulates cannot be counted.")
     if not run.ledger.counted:
         return _call(executor, run, network, args, kwargs)
-    plain = [value for value in args if value is not passed]
-    named = {key: value for key, value in kwargs.items() if value is not passed}
-    recipe = run.recipe
-    layout = (recipe.site, recipe.head, recipe.tail, recipe.spans, recipe.branches, recipe.policy.probe)
-    key = (form(plain), form(named), options.replaced_blocks(passed), options.branches_of(passed) is not None, layout)
+    key = (form(args, passed), form(kwargs, passed), options.replaced_blocks(passed), options.branches_of(passed) is not None, run.recipe.layout)
     meter = meter_of(network)
     with nullcontext() if meter.knows(key) else options.watched_attention(passed, meter.attention):
         result, macs = meter.through(lambda: _call(executor, run, network, args, kwargs), key)
@@ -211,8 +207,8 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _call(executor: Any, run: Run, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One call of the model; a network that calls no wrappers itself gets the sites inside it from here."""
-    blocks = blocks_of(network)
-    if blocks is None or blocks.wraps or not run.recipe.site.inside:
+    blocks = blocks_of(network) if run.recipe.site.inside else None
+    if blocks is None or blocks.wraps:
         return executor(*args, **kwargs)
     return inside.through(executor, run, meter_of(network), list(args), kwargs, network)
 
@@ -228,4 +224,7 @@ def _blocks(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 def meter_of(network: nn.Module) -> Meter:
     """The one that counts `network`'s calls."""
-    return _meters.setdefault(network, Meter(cast(nn.Module, weakref.proxy(network))))
+    meter = _meters.get(network)
+    if meter is None:
+        meter = _meters[network] = Meter(cast(nn.Module, weakref.proxy(network)))
+    return meter
