@@ -60,10 +60,13 @@ class Run:
         self.macs += self.recipe.predictor.macs(case.x)
         return self._stream(case).reuse(case.x)
 
-    def record(self, case: Case, y: Tensor) -> Tensor:
-        """Learn the computed output `y` [B, ...], after `decide` said to compute; returns what to hand on, `y` itself in most recipes."""
+    def record(self, case: Case, y: Tensor, ours: bool = False) -> Tensor:
+        """Learn the computed output `y` [B, ...], after `decide` said to compute; returns what to hand on, `y` itself in most recipes.
+
+        What is kept of it is a copy, but if it is `ours`: then nobody may write into it any more.
+        """
         stream = self._stream(case)
-        error = stream.record(case.x, y)
+        error = stream.record(case.x, y, ours)
         if error is not None:
             self._errors.append(error)
         return stream.corrected(case.x, y)

@@ -51,8 +51,8 @@ class Stream:
         self._age += 1
         return self._recipe.target.decode(x, feature)
 
-    def record(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """Learn the computed output `y` for input `x`, both [B, ...].
+    def record(self, x: Tensor, y: Tensor, ours: bool = False) -> Tensor | None:
+        """Learn the computed output `y` for input `x`, both [B, ...]. `y` is copied, but if it is `ours`.
 
         Returns the relative error [] that the forecast would have had, or None if there was no exam.
         """
@@ -61,7 +61,8 @@ class Stream:
         if self._examined and len(self._history):
             error = relative_error(predictor.predict(self._history, seen, x), feature)
         predictor.watch(self._history, seen, feature)
-        self._history.push(seen.step.sigma, feature, x if predictor.keeps_inputs else seen.probe if predictor.keeps_probes else None)
+        beside = x if predictor.keeps_inputs else seen.probe if predictor.keeps_probes else None
+        self._history.push(seen.step.sigma, feature, beside, ours or feature is not y)
         seen.error = error
         self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0

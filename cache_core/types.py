@@ -1,4 +1,7 @@
-"""The words the rest of the package is written in. No behaviour beyond look-ups lives here."""
+"""The words the rest of the package is written in. No behaviour beyond look-ups lives here.
+
+What is made anew at every evaluation is not frozen: making that takes several times as long.
+"""
 
 from bisect import bisect_left
 from collections.abc import Hashable
@@ -99,7 +102,7 @@ class Step:
         return self.index / self.total
 
 
-@dataclass(slots=True)  # a frozen one would take several times as long to make, and so with the next
+@dataclass(slots=True)
 class Case:
     """What a run is asked about: one condition, the site's input `x` [B, ...] for it, and what its policy wants to see.
 
@@ -127,7 +130,7 @@ class Observation:
     place: Place | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
     """A policy's wish. The run may still compute: conditions evaluated together are skipped together."""
 

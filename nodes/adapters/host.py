@@ -2,8 +2,8 @@
 
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -165,7 +165,7 @@ def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: floa
     case = Case(call, (x - positive) / sigma)
     if reuse:
         return [positive, x - sigma * run.reuse(case)]
-    run.record(case, (x - negative) / sigma)
+    run.record(case, (x - negative) / sigma, ours=True)
     return [positive, negative]
 
 
@@ -177,7 +177,7 @@ def _through(run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callab
     handed = []
     for case, output in zip(cases, compute(), strict=True):
         velocity = (x - output).div_(sigma)
-        corrected = run.record(case, velocity)
+        corrected = run.record(case, velocity, ours=True)
         handed.append(output if corrected is velocity else x - sigma * corrected)
     return handed
 
@@ -196,8 +196,12 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
         return _call(executor, run, network, args, kwargs)
     key = (form(args, passed), form(kwargs, passed), options.replaced_blocks(passed), options.branches_of(passed) is not None, run.recipe.layout)
     meter = meter_of(network)
-    with nullcontext() if meter.knows(key) else options.watched_attention(passed, meter.attention):
-        result, macs = meter.through(lambda: _call(executor, run, network, args, kwargs), key)
+    call = partial(_call, executor, run, network, args, kwargs)
+    if meter.knows(key):
+        result, macs = meter.through(call, key)
+    else:
+        with options.watched_attention(passed, meter.attention):
+            result, macs = meter.through(call, key)
     run.macs += macs
     if run.ledger.evaluations == 0:
         for place, made in meter.spans(key).items():
