@@ -1,6 +1,5 @@
 """One stream: a condition at a site, followed from evaluation to evaluation."""
 
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -35,7 +34,8 @@ class Stream:
     @property
     def nbytes(self) -> int:
         """Bytes of the anchors and of what the policy compares with."""
-        return self._history.nbytes + sum({id(kept): kept.nbytes for kept in _tensors(self._state)}.values())
+        compared = {id(kept): kept.nbytes for kept in _tensors(self._state)}
+        return self._history.nbytes + sum(compared.values())
 
     def propose(self, step: Step, probe: Tensor | None, x: Tensor | None = None) -> Verdict:
         """The policy's wish for this evaluation; `probe` and the site's input `x` for policies, both [B, ...], are this stream's rows."""
@@ -84,13 +84,10 @@ class Stream:
         return seen
 
 
-def _tensors(state: Any) -> Iterator[Tensor]:
+def _tensors(state: Any) -> list[Tensor]:
     """The tensors in a policy's state."""
     if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, tuple):
-        for part in state:
-            yield from _tensors(part)
-    elif is_dataclass(state):
-        for field in fields(state):
-            yield from _tensors(getattr(state, field.name))
+        return [state]
+    if is_dataclass(state):
+        state = tuple([getattr(state, field.name) for field in fields(state)])
+    return [kept for part in state for kept in _tensors(part)] if isinstance(state, tuple) else []

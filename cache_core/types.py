@@ -76,7 +76,7 @@ class Schedule:
         return max(bisect_left(self._rising, -sigma * (1.0 - 1e-4)) - 1, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
     """Where one evaluation of the solver stands in the sampling.
 
@@ -90,7 +90,7 @@ class Step:
     index: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "index", self.schedule.index(self.sigma))
+        self.index = self.schedule.index(self.sigma)
 
     @property
     def total(self) -> int:
