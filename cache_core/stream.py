@@ -27,7 +27,7 @@ class Stream:
         self._state: Any = recipe.policy.init()
         self._history = History(recipe.predictor.depth, recipe.placement)
         self._seen: Observation | None = None
-        self._last: Observation | None = None  # of the newest recorded output
+        self._last: Observation | None = None  # of the newest recorded output, for a predictor that corrects: it holds large tensors
         self._age = 0
         self._computed = 0
 
@@ -67,13 +67,13 @@ class Stream:
         self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0
         self._computed += 1
-        self._last = seen
+        self._last = seen if predictor.corrects else None
         return error
 
     def corrected(self, x: Tensor, y: Tensor) -> Tensor:
         """What to hand on [B, ...] for the output `y` that was just recorded: `y` itself, unless the predictor repays drift with it."""
         predictor, target = self._recipe.predictor, self._recipe.target
-        if not predictor.corrects or self._last is None:
+        if self._last is None:
             return y
         return target.decode(x, predictor.correct(self._history, self._last, x, target.encode(x, y)))
 
