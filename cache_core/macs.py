@@ -20,7 +20,7 @@ def form(value: Any, but: Any = None) -> Hashable:
         return tuple([form(item, but) for item in value])
     if isinstance(value, Mapping):
         return tuple([(key, form(value[key], but)) for key in sorted(value, key=str)])
-    return type(value)
+    return type(value).__name__
 
 
 def is_compiled(module: nn.Module) -> bool:

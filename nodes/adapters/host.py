@@ -194,7 +194,8 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
         run.ledger.note("The model is compiled, so its multiply-accumulates cannot be counted.")
     if not run.ledger.counted:
         return _call(executor, run, network, args, kwargs)
-    key = (form(args, passed), form(kwargs, passed), options.replaced_blocks(passed), options.branches_of(passed) is not None, run.recipe.layout)
+    changed = (options.replaced_blocks(passed), options.branches_of(passed) is not None, run.recipe.layout)
+    key = (form(args, passed), form(kwargs, passed), changed)
     meter = meter_of(network)
     call = partial(_call, executor, run, network, args, kwargs)
     if meter.knows(key):
