@@ -46,19 +46,22 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        return sum(kept.nbytes for kept in (*self._features, *self._probes) if kept is not None)
+        return sum([kept.nbytes for kept in (*self._features, *self._probes) if kept is not None])
 
-    def push(self, time: float, feature: Tensor, probe: Tensor | None = None) -> None:
-        """Keep copies of `feature` [B, ...] and `probe`; a second feature at the newest time replaces the first."""
+    def push(self, time: float, feature: Tensor, probe: Tensor | None = None, ours: bool = False) -> None:
+        """Keep copies of `feature` [B, ...] and `probe`, the former itself if it is `ours`: nobody writes into it any more.
+
+        A second feature at the newest time replaces the first.
+        """
         if self._times and self._times[-1] == time:
             for line in (self._times, self._features, self._probes):
                 line.pop()
         self._times.append(time)
-        self._features.append(self._copy(feature))
-        self._probes.append(None if probe is None else self._copy(probe))
+        self._features.append(self._placed(feature, not ours))
+        self._probes.append(None if probe is None else self._placed(probe, True))
 
-    def _copy(self, tensor: Tensor) -> Tensor:
-        return tensor.detach().to(self._placement.device, self._placement.dtype or tensor.dtype, copy=True)
+    def _placed(self, tensor: Tensor, copy: bool) -> Tensor:
+        return tensor.detach().to(self._placement.device, self._placement.dtype or tensor.dtype, copy=copy)
 
     def combine(self, weights: Sequence[float], like: Tensor) -> Tensor:
         """Sum of weights[k] * feature[k] over the newest len(weights) anchors, summed in at least float32.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
@@ -14,7 +14,7 @@ from .types import Step, Verdict
 LARGE = 2**30  # bytes from which on the report speaks of what was kept
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One evaluation. `error` is that of the forecast it did not need, `macs` those really made, `share` that of the parts computed."""
 
@@ -45,13 +45,13 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     places: dict[Hashable, int] = field(default_factory=dict)  # MACs of each part that is cached, in the first evaluation
-    _open: list[tuple[Stopwatch, list[Tensor]]] = field(default_factory=list)
+    _open: list[tuple[Entry, Stopwatch, Sequence[Tensor]]] = field(default_factory=list)
 
     def add(self, step: Step, verdict: Verdict, macs: int, watch: Stopwatch, errors: Sequence[Tensor], share: float) -> None:
         """Note one evaluation. Times and errors stay on the device until `settle`, so that nothing waits for them."""
         entry = Entry(step.evaluation, step.index, step.sigma, not verdict.reuse, verdict.reason, verdict.score, macs, share=share)
         self.entries.append(entry)
-        self._open.append((watch, list(errors)))
+        self._open.append((entry, watch, errors))
 
     def note(self, text: str) -> None:
         """A remark for the user, once."""
@@ -60,10 +60,9 @@ class Ledger:
 
     def settle(self) -> None:
         """Read times and errors from the device, and say if the cache was large."""
-        first = len(self.entries) - len(self._open)
-        for n, (watch, errors) in enumerate(self._open, first):
-            error = max(float(value) for value in errors) if errors else None
-            self.entries[n] = replace(self.entries[n], seconds=watch.seconds(), error=error)
+        for entry, watch, errors in self._open:
+            entry.seconds = watch.seconds()
+            entry.error = max(float(value) for value in errors) if errors else None
         self._open.clear()
         if self.peak_bytes >= LARGE:
             size = f"{self.peak_bytes / 2**30:.1f} GiB"

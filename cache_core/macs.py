@@ -10,14 +10,16 @@ from torch.utils.hooks import RemovableHandle
 T = TypeVar("T")
 
 
-def form(value: Any) -> Hashable:
-    """What a call's cost depends on: shapes and dtypes of the tensors in (nested) arguments, nothing of their values."""
+def form(value: Any, but: Any = None) -> Hashable:
+    """What a call's cost depends on: shapes and dtypes of the tensors in (nested) arguments, nothing of their values nor of `but`."""
     if isinstance(value, Tensor):
-        return (tuple(value.shape), value.dtype)
-    if isinstance(value, Mapping):
-        return tuple((key, form(value[key])) for key in sorted(value, key=str))
+        return value.shape, value.dtype
+    if value is None or value is but:
+        return None
     if isinstance(value, (list, tuple)):
-        return tuple(form(item) for item in value)
+        return tuple([form(item, but) for item in value])
+    if isinstance(value, Mapping):
+        return tuple([(key, form(value[key], but)) for key in sorted(value, key=str)])
     return type(value).__name__
 
 
@@ -74,9 +76,10 @@ class Meter:
     def through(self, call: Callable[[], T], key: Hashable) -> tuple[T, int]:
         """Result of `call` and the MACs it made, where calls of equal `key` cost the same but for the spans skipped."""
         self._key, self._skipped = key, []
-        if key in self._totals:
+        total = self._totals.get(key)
+        if total is not None:
             result = call()
-            return result, self._totals[key] - sum(self._spans.get((key, span), 0) for span in self._skipped)
+            return result, total - sum([self._spans.get((key, span), 0) for span in self._skipped])
         try:
             with Counter(self._network) as self._counter:
                 result = call()

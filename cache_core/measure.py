@@ -11,7 +11,7 @@ TINY = torch.finfo(torch.float32).tiny
 
 def scalar(x: Tensor) -> float:
     """The first element of `x` [...] on the host."""
-    return float(x.flatten()[0])
+    return float(x.item() if x.numel() == 1 else x.flatten()[0])
 
 
 def mean_abs(x: Tensor) -> float:

@@ -1,5 +1,6 @@
 """One complete way of caching: when, what instead, where, and what is kept."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -78,9 +79,11 @@ class Recipe:
     tail: int = 0
     spans: tuple[Span, ...] = ()
     branches: frozenset[Branch] = frozenset(Branch)
+    layout: Hashable = field(init=False, repr=False, compare=False)  # all that says which parts of a network may be skipped
 
     def __post_init__(self) -> None:
         probe, site = self.policy.probe, self.site
+        object.__setattr__(self, "layout", (site.value, self.head, self.tail, self.spans, self.branches, probe.value))
         if probe.inside and site not in (Site.STACK, Site.BLOCK):
             raise RecipeError(
                 f"{self.name}: the policy looks at the {probe.value}, which only exists inside the network, but the site is "

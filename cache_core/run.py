@@ -1,6 +1,5 @@
 """One sampling: all its streams, decided together."""
 
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
@@ -31,18 +30,19 @@ class Run:
         self._evaluation: tuple[Step, Stopwatch] | None = None
         self._verdicts: list[Verdict] = []  # of the evaluation under way, one for each group
         self._errors: list[Tensor] = []
-        self._calls: Counter[StreamKey] = Counter()
+        self._calls: dict[StreamKey, int] = {}  # how often each condition was asked for in the evaluation under way
 
     def begin(self, sigma: float, x: Tensor) -> None:
         """Open the evaluation at noise level `sigma` of the solver's state `x` [B, ...]."""
         step = Step(self.schedule, sigma, self.ledger.evaluations)
-        self._verdicts, self._errors, self._calls, self.macs = [], [], Counter(), 0
+        self._verdicts, self._errors, self._calls, self.macs = [], [], {}, 0
         self._evaluation = (step, Stopwatch(x.device))
 
     def occurrence(self, key: StreamKey) -> tuple[StreamKey, int]:
         """`key` and how often it has come before in this evaluation: guidance methods ask for a condition repeatedly."""
-        self._calls[key] += 1
-        return key, self._calls[key] - 1
+        before = self._calls.get(key, 0)
+        self._calls[key] = before + 1
+        return key, before
 
     def decide(self, cases: Sequence[Case]) -> bool:
         """Whether all `cases`, which are computed together, are forecast: only if all their streams agree.
@@ -60,10 +60,13 @@ class Run:
         self.macs += self.recipe.predictor.macs(case.x)
         return self._stream(case).reuse(case.x)
 
-    def record(self, case: Case, y: Tensor) -> Tensor:
-        """Learn the computed output `y` [B, ...], after `decide` said to compute; returns what to hand on, `y` itself in most recipes."""
+    def record(self, case: Case, y: Tensor, ours: bool = False) -> Tensor:
+        """Learn the computed output `y` [B, ...], after `decide` said to compute; returns what to hand on, `y` itself in most recipes.
+
+        What is kept of it is a copy, but if it is `ours`: then nobody may write into it any more.
+        """
         stream = self._stream(case)
-        error = stream.record(case.x, y)
+        error = stream.record(case.x, y, ours)
         if error is not None:
             self._errors.append(error)
         return stream.corrected(case.x, y)
@@ -96,6 +99,7 @@ class Run:
     def _stream(self, case: Case) -> Stream:
         """The stream of a condition at one place, shape, dtype and device: any other of these is another stream."""
         form = (case.key, case.place, case.x.shape, case.x.dtype, case.x.device)
-        if form not in self._streams:
-            self._streams[form] = Stream(self.recipe, case.place)
-        return self._streams[form]
+        stream = self._streams.get(form)
+        if stream is None:
+            stream = self._streams[form] = Stream(self.recipe, case.place)
+        return stream

@@ -1,7 +1,6 @@
 """One stream: a condition at a site, followed from evaluation to evaluation."""
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -28,14 +27,15 @@ class Stream:
         self._state: Any = recipe.policy.init()
         self._history = History(recipe.predictor.depth, recipe.placement)
         self._seen: Observation | None = None
-        self._last: Observation | None = None  # of the newest recorded output
+        self._last: Observation | None = None  # of the newest recorded output, for a predictor that corrects: it holds large tensors
         self._age = 0
         self._computed = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes of the anchors and of what the policy compares with."""
-        return self._history.nbytes + sum({id(kept): kept.nbytes for kept in _tensors(self._state)}.values())
+        compared = {id(kept): kept.nbytes for kept in _tensors(self._state)}
+        return self._history.nbytes + sum(compared.values())
 
     def propose(self, step: Step, probe: Tensor | None, x: Tensor | None = None) -> Verdict:
         """The policy's wish for this evaluation; `probe` and the site's input `x` for policies, both [B, ...], are this stream's rows."""
@@ -51,8 +51,8 @@ class Stream:
         self._age += 1
         return self._recipe.target.decode(x, feature)
 
-    def record(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """Learn the computed output `y` for input `x`, both [B, ...].
+    def record(self, x: Tensor, y: Tensor, ours: bool = False) -> Tensor | None:
+        """Learn the computed output `y` for input `x`, both [B, ...]. `y` is copied, but if it is `ours`.
 
         Returns the relative error [] that the forecast would have had, or None if there was no exam.
         """
@@ -61,17 +61,19 @@ class Stream:
         if self._examined and len(self._history):
             error = relative_error(predictor.predict(self._history, seen, x), feature)
         predictor.watch(self._history, seen, feature)
-        self._history.push(seen.step.sigma, feature, x if predictor.keeps_inputs else seen.probe if predictor.keeps_probes else None)
-        self._state = self._recipe.policy.settle(self._state, replace(seen, error=error), y)
+        beside = x if predictor.keeps_inputs else seen.probe if predictor.keeps_probes else None
+        self._history.push(seen.step.sigma, feature, beside, ours or feature is not y)
+        seen.error = error
+        self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0
         self._computed += 1
-        self._last = seen
+        self._last = seen if predictor.corrects else None
         return error
 
     def corrected(self, x: Tensor, y: Tensor) -> Tensor:
         """What to hand on [B, ...] for the output `y` that was just recorded: `y` itself, unless the predictor repays drift with it."""
         predictor, target = self._recipe.predictor, self._recipe.target
-        if not predictor.corrects or self._last is None:
+        if self._last is None:
             return y
         return target.decode(x, predictor.correct(self._history, self._last, x, target.encode(x, y)))
 
@@ -82,13 +84,10 @@ class Stream:
         return seen
 
 
-def _tensors(state: Any) -> Iterator[Tensor]:
+def _tensors(state: Any) -> list[Tensor]:
     """The tensors in a policy's state."""
     if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, tuple):
-        for part in state:
-            yield from _tensors(part)
-    elif is_dataclass(state):
-        for field in fields(state):
-            yield from _tensors(getattr(state, field.name))
+        return [state]
+    if is_dataclass(state):
+        state = tuple([getattr(state, field.name) for field in fields(state)])
+    return [kept for part in state for kept in _tensors(part)] if isinstance(state, tuple) else []

@@ -1,4 +1,7 @@
-"""The words the rest of the package is written in. No behaviour beyond look-ups lives here."""
+"""The words the rest of the package is written in. No behaviour beyond look-ups lives here.
+
+What is made anew at every evaluation is not frozen: making that takes several times as long.
+"""
 
 from bisect import bisect_left
 from collections.abc import Hashable
@@ -73,7 +76,7 @@ class Schedule:
         return max(bisect_left(self._rising, -sigma * (1.0 - 1e-4)) - 1, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
     """Where one evaluation of the solver stands in the sampling.
 
@@ -87,7 +90,7 @@ class Step:
     index: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "index", self.schedule.index(self.sigma))
+        self.index = self.schedule.index(self.sigma)
 
     @property
     def total(self) -> int:
@@ -99,7 +102,7 @@ class Step:
         return self.index / self.total
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Case:
     """What a run is asked about: one condition, the site's input `x` [B, ...] for it, and what its policy wants to see.
 
@@ -114,7 +117,7 @@ class Case:
     picture: Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Observation:
     """All a policy may look at. `probe` has one stream's rows only, or is None for Probe.NOTHING."""
 
@@ -127,7 +130,7 @@ class Observation:
     place: Place | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
     """A policy's wish. The run may still compute: conditions evaluated together are skipped together."""
 

@@ -25,10 +25,11 @@ class Paced(Fixed):
 
     def computed(self, schedule: Schedule) -> frozenset[int]:
         """The steps of `schedule` that are computed."""
-        if schedule not in self._known:
+        found = self._known.get(schedule)
+        if found is None:
             count = budget(schedule.total, self.speed)
-            self._known[schedule] = rescale(nearest(self.masks, count / schedule.total), schedule, count)
-        return self._known[schedule]
+            found = self._known[schedule] = rescale(nearest(self.masks, count / schedule.total), schedule, count)
+        return found
 
     def decide(self, seen: Observation) -> Verdict:
         schedule = seen.step.schedule

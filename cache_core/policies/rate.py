@@ -63,7 +63,7 @@ class OutputRate:
     def settle(self, state: RateState, seen: Observation, output: Tensor | None) -> RateState:
         if output is None:
             return state
-        x = kept(seen.probe)
+        x = state.last  # what was shown, kept by `propose`
         return RateState(x, x, kept(output), mean_abs(output), _rate(state, x, output))
 
 

@@ -28,13 +28,20 @@ def apart(times: Sequence[float], time: float) -> list[int]:
 
 def basis(times: Sequence[float], time: float) -> list[float]:
     """Value at `time` of each polynomial of Lagrange on `times`, which all differ."""
-    return [math.prod((time - b) / (a - b) for j, b in enumerate(times) if j != k) for k, a in enumerate(times)]
+    values = [1.0] * len(times)
+    for k, a in enumerate(times):
+        for j, b in enumerate(times):
+            if j != k:
+                values[k] *= (time - b) / (a - b)
+    return values
 
 
 def spread(weights: Sequence[float], taken: Sequence[int], count: int) -> list[float]:
     """`weights` of the anchors `taken`, as weights of all `count` anchors."""
-    given = dict(zip(taken, weights, strict=True))
-    return [given.get(k, 0.0) for k in range(count)]
+    given = [0.0] * count
+    for k, weight in zip(taken, weights, strict=True):
+        given[k] = weight
+    return given
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The sites STACK and BLOCK: skip spans of transformer blocks by the host's block patches, laid over one call at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,13 +32,12 @@ class Call:
 
     def begin(self, blocks: Blocks, network: Any, args: BlockArgs, key: BlockKey) -> bool:
         """Whether a block's arguments are those we know; of the first one's, keep what the policy wants to see."""
+        reached, self.reached = self.reached, True
         if not self.lost and (reason := blocks.unlike(args, key)) is not None:
             self.lost = True
             self.run.retreat(reason)
-        if self.lost or self.reached:
-            self.reached = True
+        if self.lost or reached:
             return not self.lost
-        self.reached = True
         self.picture, wanted = blocks.picture(args, key), self.run.recipe.policy.probe
         if wanted is Probe.FIRST_BLOCK:
             self.first = args["img"].clone()
@@ -63,7 +62,7 @@ class Call:
             assert self.first is not None
             probe = tokens[:, self.picture] - self.first
         assert probe is not None
-        return list(probe.chunk(len(self.keys)))
+        return list(rows(probe, len(self.keys)))
 
 
 @dataclass(slots=True)
@@ -78,9 +77,9 @@ class Part:
     macs: int = 0  # made before the span
 
     def enter(self, tokens: Tensor) -> None:
-        """Decide at the span's entry. The forecast is made at once, since the host may write into `tokens`."""
-        call, kept = self.call, tokens.clone()
-        parts = zip(call.keys, kept.chunk(len(call.keys)), call.probes(kept), strict=True)
+        """Decide at the span's entry; `tokens` are ours. The forecast is made at once: the host may write into what we were shown."""
+        call = self.call
+        parts = zip(call.keys, rows(tokens, len(call.keys)), call.probes(tokens), strict=True)
         self.cases = [Case(key, x, probe, self.place, x[:, call.picture]) for key, x, probe in parts]
         if call.run.decide(self.cases):
             self.forecast = torch.cat([call.run.reuse(case) for case in self.cases])
@@ -91,8 +90,13 @@ class Part:
         """Learn from a computed span."""
         call = self.call
         call.meter.note(self.place, call.meter.so_far - self.macs)
-        for case, part in zip(self.cases, tokens.chunk(len(call.keys)), strict=True):
+        for case, part in zip(self.cases, rows(tokens, len(call.keys)), strict=True):
             call.run.record(case, part)
+
+
+def rows(tokens: Tensor, count: int) -> Sequence[Tensor]:
+    """The rows of `tokens` [R * B, ...] of each of the `count` conditions that are batched in them."""
+    return tokens.chunk(count) if count > 1 else (tokens,)
 
 
 def parts_of(call: Call, total: int) -> list[Part]:
@@ -114,7 +118,7 @@ def patches(blocks: Blocks, network: Any, call: Call, existing: Mapping[BlockKey
         def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
             mine = part if call.begin(blocks, network, args, key) else None
             if mine is not None and index == mine.span[0]:
-                mine.enter(blocks.tokens(args, key))
+                mine.enter(blocks.copied(args, key))
             if mine is not None and mine.forecast is not None:
                 return blocks.place(args, key, mine.forecast) if index == mine.span[-1] else args
             out: Mapping[str, Any] = inner(args, extra) if inner else extra["original_block"](args)

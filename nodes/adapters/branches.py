@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...cache_core import Case, Place
 from . import options
-from .blocks import Call, Patch
+from .blocks import Call, Patch, rows
 from .families import BlockArgs, BlockKey, Blocks
 from .parts import CORE, Part, parts_of
 
@@ -53,7 +53,7 @@ class Taken:
         def forward(*args: Any, **kwargs: Any) -> Any:
             found = inner(*args, **kwargs)
             for cases, result in zip(self.cases[name], (found,) if isinstance(found, Tensor) else found, strict=True):
-                for case, y in zip(cases, result.chunk(len(cases)), strict=True):
+                for case, y in zip(cases, rows(result, len(cases)), strict=True):
                     self.call.run.record(case, y)
             return found
 
@@ -92,8 +92,8 @@ def _take(call: Call, part: Part, index: int, args: BlockArgs) -> Taken:
     probes = call.probes(first)
 
     def cases(name: str, which: str) -> list[Case]:
-        rows = zip(call.keys, args[which].chunk(count), probes, strict=True)
-        return [Case((key, name, which), x, probe, place) for key, x, probe in rows]
+        parts = zip(call.keys, rows(args[which], count), probes, strict=True)
+        return [Case((key, name, which), x, probe, place) for key, x, probe in parts]
 
     taken = Taken(call, part, place, {name: [cases(name, which) for which in added] for name, added in part.outputs})
     taken.decide()

@@ -67,6 +67,11 @@ class Blocks:
             return tokens
         return torch.cat([args[name] for name in names], 1)
 
+    def copied(self, args: BlockArgs, key: BlockKey) -> Tensor:
+        """The same tokens, and never the host's own tensor, which it may write into."""
+        tokens = self.tokens(args, key)
+        return tokens.clone() if len(self.names(key)) == 1 else tokens
+
     def place(self, args: BlockArgs, key: BlockKey, tokens: Tensor) -> dict[str, Any]:
         """`args` with `tokens` [B, L, D] in them: the inverse of `tokens`."""
         names = self.names(key)
@@ -125,5 +130,7 @@ def family_of(model: Any) -> str:
 
 def blocks_of(network: Any) -> Blocks | None:
     """How to reach the blocks of `network`, by its class or one of its bases; None if we do not know."""
-    names = (base.__name__ for base in type(network).__mro__)
-    return next((NETWORKS[name] for name in names if name in NETWORKS), None)
+    for base in type(network).__mro__:
+        if base.__name__ in NETWORKS:
+            return NETWORKS[base.__name__]
+    return None

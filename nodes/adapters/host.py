@@ -2,8 +2,8 @@
 
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -165,7 +165,7 @@ def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: floa
     case = Case(call, (x - positive) / sigma)
     if reuse:
         return [positive, x - sigma * run.reuse(case)]
-    run.record(case, (x - negative) / sigma)
+    run.record(case, (x - negative) / sigma, ours=True)
     return [positive, negative]
 
 
@@ -176,8 +176,8 @@ def _through(run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callab
         return [x - sigma * run.reuse(case) for case in cases]
     handed = []
     for case, output in zip(cases, compute(), strict=True):
-        velocity = (x - output) / sigma
-        corrected = run.record(case, velocity)
+        velocity = (x - output).div_(sigma)
+        corrected = run.record(case, velocity, ours=True)
         handed.append(output if corrected is velocity else x - sigma * corrected)
     return handed
 
@@ -194,14 +194,15 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
         run.ledger.note("The model is compiled, so its multiply-accumulates cannot be counted.")
     if not run.ledger.counted:
         return _call(executor, run, network, args, kwargs)
-    plain = [value for value in args if value is not passed]
-    named = {key: value for key, value in kwargs.items() if value is not passed}
-    recipe = run.recipe
-    layout = (recipe.site, recipe.head, recipe.tail, recipe.spans, recipe.branches, recipe.policy.probe)
-    key = (form(plain), form(named), options.replaced_blocks(passed), options.branches_of(passed) is not None, layout)
+    changed = (options.replaced_blocks(passed), options.branches_of(passed) is not None, run.recipe.layout)
+    key = (form(args, passed), form(kwargs, passed), changed)
     meter = meter_of(network)
-    with nullcontext() if meter.knows(key) else options.watched_attention(passed, meter.attention):
-        result, macs = meter.through(lambda: _call(executor, run, network, args, kwargs), key)
+    call = partial(_call, executor, run, network, args, kwargs)
+    if meter.knows(key):
+        result, macs = meter.through(call, key)
+    else:
+        with options.watched_attention(passed, meter.attention):
+            result, macs = meter.through(call, key)
     run.macs += macs
     if run.ledger.evaluations == 0:
         for place, made in meter.spans(key).items():
@@ -211,8 +212,8 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _call(executor: Any, run: Run, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One call of the model; a network that calls no wrappers itself gets the sites inside it from here."""
-    blocks = blocks_of(network)
-    if blocks is None or blocks.wraps or not run.recipe.site.inside:
+    blocks = blocks_of(network) if run.recipe.site.inside else None
+    if blocks is None or blocks.wraps:
         return executor(*args, **kwargs)
     return inside.through(executor, run, meter_of(network), list(args), kwargs, network)
 
@@ -228,4 +229,7 @@ def _blocks(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 def meter_of(network: nn.Module) -> Meter:
     """The one that counts `network`'s calls."""
-    return _meters.setdefault(network, Meter(cast(nn.Module, weakref.proxy(network))))
+    meter = _meters.get(network)
+    if meter is None:
+        meter = _meters[network] = Meter(cast(nn.Module, weakref.proxy(network)))
+    return meter

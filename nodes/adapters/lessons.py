@@ -78,7 +78,7 @@ def _show(executor: Any, args: Sequence[Any], kwargs: options.Options, pupil: Ro
     def patch(index: int) -> Patch:
         def run_block(given: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
             out: Mapping[str, Any] = extra["original_block"](given)
-            pupil.targets[index] = list(blocks.tokens(out, keys[index]).clone().chunk(conditions))
+            pupil.targets[index] = list(blocks.copied(out, keys[index]).chunk(conditions))
             return out
 
         return run_block

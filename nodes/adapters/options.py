@@ -33,11 +33,13 @@ def branches_of(transformer_options: Options) -> nn.ModuleList | None:
 
 def transformer_options(args: Sequence[Any], kwargs: Options) -> Options:
     """ComfyUI hands the options to model wrappers by position or by name, at a place that differs per model."""
-    found = kwargs.get("transformer_options")
-    if found is None:
-        found = next((value for value in reversed(args) if isinstance(value, dict) and "sigmas" in value), {})
-    options: Options = found
-    return options
+    found: Options | None = kwargs.get("transformer_options")
+    if found is not None:
+        return found
+    for value in reversed(args):
+        if isinstance(value, dict) and "sigmas" in value:
+            return value
+    return {}
 
 
 def call_with(executor: Any, args: Sequence[Any], kwargs: Options, passed: Options, changes: Options) -> Any:

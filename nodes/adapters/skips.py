@@ -94,7 +94,7 @@ def patches(blocks: Blocks, network: Any, made: nn.ModuleList, existing: Mapping
                 _count(meter, x)
             out = run(args)
             if index < len(keys) // 2:
-                outputs[index] = blocks.tokens(out, key).clone()  # the host may write into its own
+                outputs[index] = blocks.copied(out, key)
             return out
 
         return run_block
