@@ -52,6 +52,22 @@ class TestAlignments:
         torch.testing.assert_close(shift, torch.tensor([0.0, 2.0, -1.0, 0.5]), rtol=1e-4, atol=1e-5)
         assert sums.solve(ridge=10.0).abs().max() < sums.solve(ridge=0.0).abs().max()
 
+    def test_a_noise_level_where_the_alignment_does_not_help_is_left_without_one(self):
+        pupil, generator = Rollouts(), torch.Generator().manual_seed(0)
+        for rollout in range(4):
+            for sigma in (0.8, 0.4):
+                held = torch.randn(1, 5, 2, generator=generator)
+                pupil.targets = {0: [1.5 * held]}
+                found = pupil.align(0, sigma, torch.zeros_like(held), held)
+                assert torch.equal(found, held) == bool(rollout % 2), "every second roll-out goes without"
+                wrong = 1.0 if rollout % 2 else {0.8: 1.1, 0.4: 0.9}[sigma] if rollout else 100.0  # the first one is not heard
+                pupil.judge(torch.full((1, 3), wrong), torch.zeros(1, 3))
+                pupil.judge(torch.full((1, 3), 9.0), torch.zeros(1, 3))  # a call in which nothing was held says nothing
+        known = pupil.alignment("x", "", {"seconds": 3})
+        assert known.about == {"seconds": 3, "left_out": [0.8]}
+        assert known.at(0, 0.8, torch.device("cpu"))[0].tolist() == [0.0, 0.0]
+        assert known.at(0, 0.4, torch.device("cpu"))[0].tolist() == pytest.approx([0.5, 0.5], rel=1e-2)
+
     @pytest.mark.parametrize("cfg", [1.0, 3.0])
     def test_the_fit_leads_the_tokens_nearer_to_the_teachers(self, model, family, cfg):
         plan, pupil = for_reduction(measured(model, family, cfg=cfg), 1.4), Rollouts()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -109,28 +110,56 @@ class Sums:
 
 
 class Rollouts:
-    """The closed form, fitted while the student rolls out: at each cached cell the table so far, this roll-out's tokens included.
+    """The closed form, fitted while the student rolls out.
 
     `targets` are the tokens [B, L, C] that the teacher, the same network without a cache on the student's own state, has after
     each cached block, one for each condition of the call under way in their order. A cell's goal is the residual that leads
     from the student's tokens to them, so it repays what the cells before it lost.
+
+    The first roll-out goes by the table of its own tokens. Then roll-outs without an alignment and roll-outs by the table of those
+    before them take turns, and the table learns from the latter. A noise level at which the second kind's predictions were not
+    nearer to the teacher's than the first kind's is left without an alignment: tokens may come nearer and the prediction not.
     """
 
     def __init__(self) -> None:
         self.targets: dict[int, list[Tensor]] = {}
         self._sums: dict[tuple[int, float], Sums] = {}
+        self._rollout, self._sigma = -1, 0.0
+        self._held = False  # whether a block was held in the call under way
+        self._errors: dict[float, tuple[list[float], list[float]]] = {}  # logarithms of errors by noise level: aligned, not aligned
 
     def align(self, block: int, sigma: float, x: Tensor, held: Tensor) -> Tensor:
-        """The aligned residual [B, L, C] of a cached block with input tokens `x`, after learning from its target."""
+        """The residual [B, L, C] that a cached block with input tokens `x` answers with in this roll-out."""
+        self._rollout += sigma > self._sigma  # back at a noisier level: another one begins
+        self._sigma, self._held = sigma, True
+        goal = self.targets[block].pop(0) - x
+        if self._rollout % 2:
+            return held
         cell = (block, sigma)
+        before = self._sums[cell].solve() if self._rollout and cell in self._sums else None
         sums = self._sums.setdefault(cell, Sums(held.shape[-1], held.device))
-        sums.add(held, self.targets[block].pop(0) - x)
-        return apply(held, *sums.solve())
+        sums.add(held, goal)
+        return apply(held, *(sums.solve() if before is None else before))
+
+    def judge(self, prediction: Tensor, target: Tensor) -> None:
+        """Hear what the student and then the teacher predicted [B, ...] in a call."""
+        if self._held and self._rollout:
+            wrong = (prediction.float() - target.float()).flatten(1).square().mean(1)
+            errors = self._errors.setdefault(self._sigma, ([], []))
+            errors[self._rollout % 2] += wrong.clamp_min(torch.finfo(torch.float32).tiny).log().tolist()
+        self._held = False
+
+    @property
+    def harmful(self) -> frozenset[float]:
+        """Noise levels at which the alignment did not help, by the geometric means of the errors of both kinds of roll-outs."""
+        both = {sigma: errors for sigma, errors in self._errors.items() if all(errors)}
+        return frozenset(sigma for sigma, (aligned, plain) in both.items() if fmean(aligned) >= fmean(plain))
 
     def alignment(self, name: str, schedule: str, about: Mapping[str, Any]) -> Alignment:
         """The table of all cells. Raises CacheError if nothing was cached in any roll-out."""
         if not self._sums:
             raise CacheError("The schedule computed every block at every step of this sampling, so there is nothing to align.")
-        cells = sorted(self._sums, key=lambda cell: (cell[0], -cell[1]))
-        rows = torch.stack([self._sums[cell].solve() for cell in cells]).cpu()
-        return Alignment(name, "fitted", tuple(cells), rows, schedule, about)
+        cells, harmful = sorted(self._sums, key=lambda cell: (cell[0], -cell[1])), self.harmful
+        found = {cell: sums.solve() for cell, sums in self._sums.items()}
+        rows = torch.stack([found[cell] * (cell[1] not in harmful) for cell in cells]).cpu()
+        return Alignment(name, "fitted", tuple(cells), rows, schedule, {**about, "left_out": sorted(harmful, reverse=True)})

@@ -173,7 +173,9 @@ def words(found: Alignment) -> str:
     """An alignment for people."""
     scale, shift = found.rows.abs().mean((0, 2)).tolist()
     made = found.about
+    harmful = len(made.get("left_out", ()))
     return (
         f"{found.name}: {found.kind} on {made['rollouts']} roll-outs in {made['seconds']:g} s, {len(found.cells)} cells, "
         f"mean |scale| {scale:.3g}, mean |shift| {shift:.3g}."
+        + (f" At {harmful} noise levels it did not help, and they are left as they are." if harmful else "")
     )
