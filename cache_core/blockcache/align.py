@@ -146,7 +146,7 @@ class Rollouts:
         if self._held and self._rollout:
             wrong = (prediction.float() - target.float()).flatten(1).square().mean(1)
             errors = self._errors.setdefault(self._sigma, ([], []))
-            errors[self._rollout % 2] += wrong.clamp_min(torch.finfo(torch.float32).tiny).log().tolist()
+            errors[self._rollout % 2].extend(wrong.clamp_min(torch.finfo(torch.float32).tiny).log().tolist())
         self._held = False
 
     @property
