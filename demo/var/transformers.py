@@ -90,7 +90,7 @@ class Plain:
         export(file(self.name), self.network, about)
 
 
-STEPS = {"drafter": 1800, "refiner": 3600}
+STEPS = {"drafter": 1800, "refiner": 12_000}
 TASKS: Tasks = {name: (partial(Plain, name), STEPS[name]) for name in LAYOUTS}
 
 if __name__ == "__main__":
