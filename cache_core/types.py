@@ -1,6 +1,6 @@
 """The words the rest of the package is written in. No behaviour beyond look-ups lives here.
 
-What is made anew at every evaluation is not frozen: making that takes several times as long.
+What is made anew at every evaluation is not frozen, since that takes longer to make.
 """
 
 from bisect import bisect_left

@@ -113,6 +113,13 @@ def test_a_plan_refitted_to_a_rehearsal_comes_closer_than_a_guessed_one(world, m
     assert best.error == pytest.approx(world.error(best), rel=0.01)
 
 
+def test_a_refit_is_held_near_the_weights_that_were_rehearsed(world):
+    made = fit(of(world), MASK)
+    refitted_plan = world.perform(made).refit(of(world), ridge=1e9)
+    for step, rows in made.weights.items():
+        assert refitted_plan.weights[step][0] == pytest.approx(rows[0], rel=1e-4, abs=1e-6)
+
+
 def test_rehearsals_never_return_a_plan_that_was_seen_to_be_worse(world):
     guessed = fit(of(world), MASK)
     assert rehearse(of(world), [guessed], world.perform, rounds=1).weights == guessed.weights
@@ -184,6 +191,15 @@ def test_where_other_steps_were_computed_weights_are_fitted_for_those(world):
     (row,) = amended.weights[extra + 1]
     wanted = sum(weight * part for weight, part in zip(row, [*(world.path(world.sigmas[n]) for n in steps), x], strict=True))
     torch.testing.assert_close(Fitted(planner).predict(kept(world, steps), seen(schedule, extra + 1), x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_plan_of_fewer_anchors_than_are_kept_is_followed_as_it_is(world):
+    made, steps = fit(of(world), MASK, depth=3), MASK[:5]
+    x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    parts = [*(world.path(world.sigmas[n]) for n in steps[-3:]), x]
+    wanted = sum(weight * part for weight, part in zip(made.weights[17][0], parts, strict=True))
+    found = Fitted(Given(made)).predict(kept(world, steps), seen(flow(20), 17), x)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("factor", "reuse"), [(0.9, True), (1.1, False)])
