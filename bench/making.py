@@ -37,9 +37,9 @@ class Order:
 
     family: str
     trajectories: int = 64
-    reduction: float = 1.7
-    rollouts: int = 16
-    iterations: int = 60
+    reduction: float = 1.85
+    rollouts: int = 32
+    iterations: int = 120
     steps: int = 50
     batch: int = 8
     half: bool = False  # products in bfloat16 while an alignment is trained

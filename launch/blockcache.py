@@ -18,14 +18,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", choices=("flux", "wan"), help="the demo model")
     for name, text in {
         "trajectories": "samplings of the profile (default 64)",
-        "rollouts": "roll-outs of the fit (default 16)",
-        "iterations": "roll-outs of the training, a batch each (default 60)",
+        "rollouts": "roll-outs of the fit (default 32)",
+        "iterations": "roll-outs of the training, a batch each (default 120)",
         "steps": "steps of a sampling (default 50)",
         "batch": "prompts sampled at once (default 8)",
         "threads": "processor threads (default PyTorch's)",
     }.items():
         parser.add_argument(f"--{name}", type=count, metavar="N", help=text)
-    parser.add_argument("--reduction", type=float, metavar="X", help="times fewer multiply-accumulates of the schedule (default 1.7)")
+    parser.add_argument("--reduction", type=float, metavar="X", help="times fewer multiply-accumulates of the schedule (default 1.85)")
     parser.add_argument("--bf16", action="store_true", dest="half", help="train with products in bfloat16")
     parser.add_argument("--folder", type=Path, help="where the files go and are looked for (default: those that ship, demo/blockcache)")
 

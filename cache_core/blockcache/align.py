@@ -89,24 +89,41 @@ def apply(feature: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class Sums:
-    """What a cell's least-squares fit needs, per channel and in float64: it grows with every roll-out and is solved at any time."""
+    """What a cell's least-squares fit needs, per channel and in float64: it grows with every roll-out and is solved at any time.
+
+    A fit shares out what its prompts have in common, and what they only seem to have, being few, would do harm to others. So
+    corrections are tried on roll-outs that they were not made from (`check`), and each channel keeps the part that would have
+    been best there, from none to all of it.
+    """
 
     def __init__(self, width: int, device: torch.device) -> None:
-        self._count = 0
+        self.count = 0
         self._sums = torch.zeros(4, width, dtype=torch.float64, device=device)  # of c, cc, d, cd
+        self._tried = torch.zeros(2, width, dtype=torch.float64, device=device)  # of the corrections times d, and squared
 
     def add(self, held: Tensor, wanted: Tensor) -> None:
         """Cached residuals `held` and what should have been in their place, both [B, L, C]."""
         c, d = held.float().flatten(0, -2), (wanted - held).float().flatten(0, -2)
-        self._count += len(c)
+        self.count += len(c)
         self._sums += torch.stack([c.sum(0), (c * c).sum(0), d.sum(0), (c * d).sum(0)])
+
+    def check(self, rows: Tensor, held: Tensor, wanted: Tensor) -> None:
+        """Hear how well scale and shift `rows` [2, C], made without them, would have done on residuals as in `add`."""
+        c, d = held.float().flatten(0, -2), (wanted - held).float().flatten(0, -2)
+        made = torch.addcmul(rows[1], c, rows[0])
+        self._tried += torch.stack([(made * d).sum(0), made.square().sum(0)])
 
     def solve(self, ridge: float = RIDGE) -> Tensor:
         """Scale and shift [2, C] in float32: argmin sum |c scale + shift - d|^2 + ridge (sum |c|^2 scale^2 + count shift^2)."""
         c, cc, d, cd = self._sums
-        first, last = cc * (1.0 + ridge) + torch.finfo(torch.float32).tiny, self._count * (1.0 + ridge)
+        first, last = cc * (1.0 + ridge) + torch.finfo(torch.float32).tiny, self.count * (1.0 + ridge)
         determinant = first * last - c * c
         return torch.stack([(cd * last - c * d) / determinant, (first * d - c * cd) / determinant]).float()
+
+    def trusted(self) -> Tensor:
+        """Of `solve` the part [2, C] that did good where it was tried, all of it before any `check`."""
+        good, size = self._tried
+        return self.solve() * torch.where(size > 0.0, good / size.clamp_min(torch.finfo(torch.float32).tiny), 1.0).clamp(0.0, 1.0).float()
 
 
 class Rollouts:
@@ -124,22 +141,31 @@ class Rollouts:
     def __init__(self) -> None:
         self.targets: dict[int, list[Tensor]] = {}
         self._sums: dict[tuple[int, float], Sums] = {}
+        self._table: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}  # of the roll-outs before: all of it, and what is trusted
         self._rollout, self._sigma = -1, 0.0
         self._held = False  # whether a block was held in the call under way
         self._errors: dict[float, tuple[list[float], list[float]]] = {}  # logarithms of errors by noise level: aligned, not aligned
 
     def align(self, block: int, sigma: float, x: Tensor, held: Tensor) -> Tensor:
         """The residual [B, L, C] that a cached block with input tokens `x` answers with in this roll-out."""
-        self._rollout += sigma > self._sigma  # back at a noisier level: another one begins
+        if sigma > self._sigma:  # back at a noisier level: another one begins
+            self._rollout += 1
+            self._table = {}
         self._sigma, self._held = sigma, True
         goal = self.targets[block].pop(0) - x
         if self._rollout % 2:
             return held
         cell = (block, sigma)
-        before = self._sums[cell].solve() if self._rollout and cell in self._sums else None
         sums = self._sums.setdefault(cell, Sums(held.shape[-1], held.device))
+        if not (self._rollout and sums.count):
+            sums.add(held, goal)
+            return apply(held, *sums.solve())
+        if cell not in self._table:
+            self._table[cell] = sums.solve(), sums.trusted()
+        whole, rows = self._table[cell]
+        sums.check(whole, held, goal)
         sums.add(held, goal)
-        return apply(held, *(sums.solve() if before is None else before))
+        return apply(held, *rows)
 
     def judge(self, prediction: Tensor, target: Tensor) -> None:
         """Hear what the student and then the teacher predicted [B, ...] in a call."""
@@ -160,6 +186,6 @@ class Rollouts:
         if not self._sums:
             raise CacheError("The schedule computed every block at every step of this sampling, so there is nothing to align.")
         cells, harmful = sorted(self._sums, key=lambda cell: (cell[0], -cell[1])), self.harmful
-        found = {cell: sums.solve() for cell, sums in self._sums.items()}
+        found = {cell: sums.trusted() for cell, sums in self._sums.items()}
         rows = torch.stack([found[cell] * (cell[1] not in harmful) for cell in cells]).cpu()
         return Alignment(name, "fitted", tuple(cells), rows, schedule, {**about, "left_out": sorted(harmful, reverse=True)})
