@@ -1,4 +1,4 @@
-"""`./encore bench blockcache`: Block Caching by its shipped files, without an alignment, fitted, and trained, next to fewer steps."""
+"""`./encore bench blockcache`: Block Caching by its shipped files, without an alignment and with each that ships, next to fewer steps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,14 @@ from .rows import Row, make_table
 
 REDUCTIONS = (1.5, 2.0)  # of schedules besides the shipped one
 FEW = 8  # trajectories of the smaller profile
-KINDS = ("fit", "train")
+KINDS = ("fit", "train")  # of alignments; those of a model whose file does not ship have no row
 
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     """Uncached, three schedules without an alignment, the shipped one with each, and fewer steps at the cost of the shipped one."""
     order = Order(course.family)
-    profile, aligned = load_profile(order.path("profiles")), {kind: load_alignment(order.path("alignments", f"-{kind}")) for kind in KINDS}
+    profile, files = load_profile(order.path("profiles")), {kind: order.path("alignments", f"-{kind}") for kind in KINDS}
+    aligned = {kind: load_alignment(file) for kind, file in files.items() if file.exists()}
     entrants = entries(order, profile, aligned, setting)
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)
@@ -37,9 +38,9 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     table, named = make_table(course, uncached), {name.removeprefix("fewer_steps_"): rival for name, rival in rivals.items()}
     rows = [table.row(uncached, {}), table.row(results[0], named) | {"unlike_8_64": unlike(order, profile)}]
     rows += [
-        table.row(result, {"none": results[0]} | named) | told(aligned[kind]) for kind, result in zip(KINDS, results[1:], strict=False)
+        table.row(result, {"none": results[0]} | named) | told(aligned[kind]) for kind, result in zip(aligned, results[1:], strict=False)
     ]
-    return rows + [table.row(result, {}) for result in (*results[1 + len(KINDS) :], *rivals.values())]
+    return rows + [table.row(result, {}) for result in (*results[1 + len(aligned) :], *rivals.values())]
 
 
 def entries(order: Order, profile: Profile, aligned: Mapping[str, Alignment], setting: Setting) -> list[Entrant]:
@@ -47,16 +48,17 @@ def entries(order: Order, profile: Profile, aligned: Mapping[str, Alignment], se
     known = load_schedule(order.path("schedules"))
     words = f"{known.reduction:.2f}x fewer MACs"
     made = [Entrant("block_cache", setting, words, p.block_cache(known))]
-    made += [Entrant(f"block_cache_{kind}", setting, words, p.block_cache(known, aligned[kind])) for kind in KINDS]
-    made.append(Entrant(f"block_cache_of_{FEW}", setting, words, p.block_cache(schedule(profile.first(FEW), known.delta))))
+    made += [Entrant(f"block_cache_{kind}", setting, words, p.block_cache(known, aligned[kind])) for kind in aligned]
+    if profile.trajectories > FEW:
+        made.append(Entrant(f"block_cache_of_{FEW}", setting, words, p.block_cache(schedule(profile.first(FEW), known.delta))))
     others = [for_reduction(profile, wanted) for wanted in REDUCTIONS]
     return made + [Entrant("block_cache", setting, f"{each.reduction:.2f}x fewer MACs", p.block_cache(each)) for each in others]
 
 
-def unlike(order: Order, profile: Profile) -> float:
-    """Share of cells in which the schedule of the first FEW trajectories differs from that of all, for one threshold."""
+def unlike(order: Order, profile: Profile) -> float | None:
+    """Share of cells in which the schedules of the first FEW trajectories and of all differ, for one threshold; None if these are all."""
     known = load_schedule(order.path("schedules"))
-    return known.unlike(schedule(profile.first(FEW), known.delta))
+    return known.unlike(schedule(profile.first(FEW), known.delta)) if profile.trajectories > FEW else None
 
 
 def told(alignment: Alignment) -> dict[str, Any]:

@@ -52,6 +52,25 @@ class TestAlignments:
         torch.testing.assert_close(shift, torch.tensor([0.0, 2.0, -1.0, 0.5]), rtol=1e-4, atol=1e-5)
         assert sums.solve(ridge=10.0).abs().max() < sums.solve(ridge=0.0).abs().max()
 
+    def test_a_channel_keeps_the_part_of_its_fit_that_helped_where_it_was_not_made(self):
+        held = torch.randn(1, 50, 4, generator=torch.Generator().manual_seed(0))
+        sums = align.Sums(4, held.device)
+        sums.add(held, held * 1.5 + 1.0)
+        assert torch.equal(sums.trusted(), sums.solve()), "nothing was tried yet"
+        kept = torch.tensor([1.0, 0.25, 0.0, 0.0])  # of the correction, none in the third; the last wants its opposite
+        wanted = held + (held * 0.5 + 1.0) * torch.tensor([2.0, 0.25, 0.0, -1.0])
+        sums.check(torch.tensor([[0.5] * 4, [1.0] * 4]), held, wanted)
+        torch.testing.assert_close(sums.trusted(), sums.solve() * kept, rtol=1e-4, atol=1e-5)
+
+    def test_corrections_are_tried_on_roll_outs_that_they_were_not_made_from(self):
+        pupil, generator = Rollouts(), torch.Generator().manual_seed(0)
+        for wanted in (1.5, 9.0, 0.5):  # the second roll-out goes without; the third wants the opposite of the first
+            for sigma in (0.8, 0.4):
+                held = torch.randn(1, 5, 2, generator=generator)
+                pupil.targets = {0: [wanted * held]}
+                pupil.align(0, sigma, torch.zeros_like(held), held)
+        assert pupil.alignment("x", "", {}).rows.abs().max() == 0.0
+
     def test_a_noise_level_where_the_alignment_does_not_help_is_left_without_one(self):
         pupil, generator = Rollouts(), torch.Generator().manual_seed(0)
         for rollout in range(4):
