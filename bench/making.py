@@ -37,7 +37,7 @@ class Order:
 
     family: str
     trajectories: int = 64
-    reduction: float = 1.85
+    reduction: float = 2.0
     rollouts: int = 32
     iterations: int = 120
     steps: int = 50

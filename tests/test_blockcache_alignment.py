@@ -8,6 +8,7 @@ from host_models import sample
 from pack.cache_core import CacheError
 from pack.cache_core import published as p
 from pack.cache_core.blockcache import Alignment, Rollouts, Training, align, for_reduction
+from pack.cache_core.blockcache import train as training
 from pack.nodes.adapters.blockcache import student
 from pack.nodes.adapters.host import attach
 from pack.nodes.adapters.lessons import Lesson
@@ -145,6 +146,17 @@ class TestTraining:
         assert not any(value.requires_grad or value.grad is not None for value in after.values())
         assert comfy.model_management.in_training is False
 
+    def test_the_average_of_the_layers_is_handed_on_later_ones_weighing_more(self, model, family, plan):
+        pupil, seen = Training(plan.cached, 1e-3), []
+        for seed in (1, 2, 3):
+            self.trained(model, family, plan, pupil, [seed])
+            seen.append(pupil.layers.detach().clone())
+        torch.testing.assert_close(pupil.average, (seen[0] + 4 * seen[1] + 10 * seen[2]) / 15)  # by the weights (t + 2 over 3)
+        block, sigma = plan.cells[0]
+        layer = pupil.average[plan.cached.index(block)]
+        expected = layer[..., :-1] @ training.embedding(sigma) + layer[..., -1]
+        torch.testing.assert_close(pupil.alignment("x", plan, {}).rows[0], expected)
+
     def test_checkpointing_gives_the_same_gradients(self, model, family, plan):
         one, other = (self.trained(model, family, plan, Training(plan.cached), [1], way) for way in (True, False))
         torch.testing.assert_close(one.layers, other.layers, rtol=1e-3, atol=1e-6)
@@ -160,6 +172,7 @@ class TestTraining:
         assert (resumed.rollouts, resumed.seconds) == (2, 2.0)
         assert resumed.losses == pytest.approx(whole.losses, rel=1e-4)
         torch.testing.assert_close(resumed.layers, whole.layers, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(resumed.average, whole.average, rtol=1e-3, atol=1e-6)
         with pytest.raises(CacheError, match="training of another schedule"):
             Training(plan.cached, schedule="b").load(tmp_path / "t.training")
 

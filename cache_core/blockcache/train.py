@@ -22,7 +22,8 @@ from .schedule import BlockSchedule
 
 KIND = "alignment training"
 EMBEDDED = 64  # width of the timestep embedding
-RATE = 1e-4  # of Adam, whose every step is a roll-out
+RATE = 2e-4  # of Adam, whose every step is a roll-out
+DECAY = 3  # of the average: half of it comes from the last sixth of the roll-outs
 PERIOD = 10_000.0  # of its slowest wave, as in DiT's and Flux's
 
 
@@ -36,8 +37,9 @@ def embedding(sigma: float, width: int = EMBEDDED) -> Tensor:
 class Training:
     """The layers of the cached `blocks`, their optimiser, and the losses so far; `schedule` is the digest of theirs.
 
-    `layers` [blocks, 2, C, EMBEDDED + 1] hold weight and bias, and are made when the first residual shows its width C. Saved and
-    loaded whole, so a stopped training goes on. `rollouts` are the finished ones, `seconds` what they took.
+    `layers` [blocks, 2, C, EMBEDDED + 1] hold weight and bias, and are made when the first residual shows its width C; `average`
+    [same] is theirs so far. Saved and loaded whole, so a stopped training goes on. `rollouts` are the finished ones, `seconds` what
+    they took.
     """
 
     def __init__(self, blocks: Sequence[int], rate: float = RATE, schedule: str = "") -> None:
@@ -46,13 +48,14 @@ class Training:
         self._seen: list[float] = []
         self.rollouts, self.seconds = 0, 0.0
         self.layers: Tensor | None = None
+        self.average: Tensor | None = None
         self._optimiser: torch.optim.Adam | None = None
 
     def align(self, block: int, sigma: float, x: Tensor, held: Tensor) -> Tensor:
         """The aligned residual [B, L, C] of a cached block, as a function of the layers."""
         if self.layers is None:
             self._start(torch.zeros(len(self.blocks), 2, held.shape[-1], EMBEDDED + 1, device=held.device))
-        row = self._row(block, sigma)
+        row = self._row(self.layers, block, sigma)
         return apply(held, row[0], row[1])
 
     def learn(self, prediction: Tensor, target: Callable[[], Tensor]) -> None:
@@ -73,6 +76,7 @@ class Training:
         if self._optimiser is not None and self._seen:
             self.losses.append(math.fsum(self._seen) / len(self._seen))
             self._optimiser.step()
+            self._average()
         self.drop()
         self.rollouts += 1
         self.seconds += seconds
@@ -85,17 +89,17 @@ class Training:
 
     def alignment(self, name: str, schedule: BlockSchedule, about: Mapping[str, Any]) -> Alignment:
         """Scale and shift by the layers at the cached cells of `schedule`, as a table. Raises CacheError before the first roll-out."""
-        if self.layers is None:
+        if self.average is None:
             raise CacheError("Nothing was trained yet. Ask for one iteration at least.")
         cells = schedule.cells
-        rows = torch.stack([self._row(block, sigma) for block, sigma in cells]).detach().cpu()
+        rows = torch.stack([self._row(self.average, block, sigma) for block, sigma in cells]).cpu()
         return Alignment(name, "trained", cells, rows, schedule.digest, dict(about))
 
     def save(self, path: Path) -> None:
         """Write layers, optimiser and losses to `path`, if there are any."""
-        if self.layers is None or self._optimiser is None:
+        if self.layers is None or self.average is None or self._optimiser is None:
             return
-        tensors = {"layers": self.layers, "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        tensors = {"layers": self.layers, "average": self.average, "losses": torch.tensor(self.losses, dtype=torch.float64)}
         state = self._optimiser.state_dict()["state"].get(0, {})
         tensors |= {f"optimiser.{key}": torch.as_tensor(value) for key, value in state.items()}
         header = {"blocks": self.blocks, "schedule": self.schedule, "rollouts": self.rollouts, "seconds": self.seconds}
@@ -110,7 +114,7 @@ class Training:
                 f"{list(self.blocks)}. Choose another name, or delete that file to start anew."
             )
         self.rollouts, self.seconds, self.losses = header["rollouts"], header["seconds"], tensors["losses"].tolist()
-        optimiser = self._start(tensors["layers"])
+        optimiser, self.average = self._start(tensors["layers"]), tensors["average"]
         known = {key.removeprefix("optimiser."): value for key, value in tensors.items() if key.startswith("optimiser.")}
         optimiser.load_state_dict({"state": {0: known} if known else {}, "param_groups": optimiser.state_dict()["param_groups"]})
 
@@ -119,9 +123,14 @@ class Training:
         self._optimiser = torch.optim.Adam([self.layers], lr=self.rate)
         return self._optimiser
 
-    def _row(self, block: int, sigma: float) -> Tensor:
-        """Scale and shift [2, C]."""
+    def _average(self) -> None:
+        """Take the layers as they are now into the average."""
         assert self.layers is not None
-        layer = self.layers[self.blocks.index(block)]
+        now, share = self.layers.detach(), (DECAY + 1) / (DECAY + len(self.losses))
+        self.average = now.clone() if self.average is None else self.average.lerp_(now, share)
+
+    def _row(self, layers: Tensor, block: int, sigma: float) -> Tensor:
+        """Scale and shift [2, C]."""
+        layer = layers[self.blocks.index(block)]
         row: Tensor = layer[..., :-1] @ embedding(sigma).to(layer) + layer[..., -1]
         return row
