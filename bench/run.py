@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..demo.agreement import DEFAULTS
-from . import ablations, blockcache, code, frontier, methods, overhead, plot, skip, twins
+from . import ablations, blockcache, code, frontier, methods, overhead, plot, probe, skip, twins
 from .contest import make_course, weights
 from .output import Columns, Row, environment, table, write
 from .progress import Bar
@@ -16,6 +16,7 @@ BENCHES: dict[str, tuple[Callable[..., list[Row]], Columns]] = {  # of course, s
     "methods": (methods.run, methods.COLUMNS),
     "frontier": (frontier.run, frontier.COLUMNS),
     "ablations": (ablations.run, ablations.COLUMNS),
+    "probe": (probe.run, probe.COLUMNS),
     "blockcache": (blockcache.run, blockcache.COLUMNS),
     "skip": (skip.run, skip.COLUMNS),
     "overhead": (overhead.run, overhead.COLUMNS),

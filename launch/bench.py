@@ -16,8 +16,9 @@ NAMES = {
     "methods": "every published method at its recommended setting, next to fewer steps at the same cost",
     "frontier": "quality against cost: TRACE next to reuse, order 1 and fewer steps at 1.5 to 5 times",
     "ablations": "TRACE with one part left out, or calibrated for something else, at 2 and 4 times",
+    "probe": "what the first blocks would tell of the prediction if they ran at skipped steps",
     "code": "CoDe on the demo VARs: seconds, memory and quality at every number of drafted scales (a prompt: a batch of 32)",
-    "blockcache": "Block Caching's shipped schedules, without an alignment, with the fitted and with the trained one",
+    "blockcache": "Block Caching's shipped schedules, without an alignment, and with those alignments that ship",
     "skip": "Skip-Cache on the demo DiT with skip branches and on its twin without, and on the others with a fitted branch",
     "overhead": "what Encore itself costs in an evaluation that is computed and in one that is skipped, and what it keeps",
 }
