@@ -10,7 +10,6 @@ from pack.bench.progress import Bar
 from pack.bench.run import BENCHES
 from pack.demo.agreement import DEFAULTS
 
-
 SIGMAS = tuple(range(12, 0, -1))
 
 
