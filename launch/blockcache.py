@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "threads": "processor threads (default PyTorch's)",
     }.items():
         parser.add_argument(f"--{name}", type=count, metavar="N", help=text)
-    parser.add_argument("--reduction", type=float, metavar="X", help="times fewer multiply-accumulates of the schedule (default 2)")
+    parser.add_argument("--reduction", type=float, metavar="X", help="times fewer multiply-accumulates of the schedule (default 1.9)")
     parser.add_argument("--bf16", action="store_true", dest="half", help="train with products in bfloat16")
     parser.add_argument("--folder", type=Path, help="where the files go and are looked for (default: those that ship, demo/blockcache)")
 

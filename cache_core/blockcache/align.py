@@ -6,11 +6,11 @@ table a row is interpolated. It is `trained` as published (train.py), or `fitted
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from ..errors import CacheError
 from . import file
 
 KIND = "block alignment"
+PARTS = 6  # of the noise levels that an alignment is tried without, one after the other
+TRIALS = PARTS + 3  # samplings that this takes at most: uncached, by the whole alignment, without each part, and without any
 RIDGE = 1e-3  # pull of the fit towards no alignment, times the mean square of the regressors
 
 
@@ -131,11 +133,8 @@ class Rollouts:
 
     `targets` are the tokens [B, L, C] that the teacher, the same network without a cache on the student's own state, has after
     each cached block, one for each condition of the call under way in their order. A cell's goal is the residual that leads
-    from the student's tokens to them, so it repays what the cells before it lost.
-
-    The first roll-out goes by the table of its own tokens. Then roll-outs without an alignment and roll-outs by the table of those
-    before them take turns, and the table learns from the latter. A noise level at which the second kind's predictions were not
-    nearer to the teacher's than the first kind's is left without an alignment: tokens may come nearer and the prediction not.
+    from the student's tokens to them, so it repays what the cells before it lost. The first roll-out goes by the table of its own
+    tokens, every other one by the table of those before it.
     """
 
     def __init__(self) -> None:
@@ -143,19 +142,14 @@ class Rollouts:
         self._sums: dict[tuple[int, float], Sums] = {}
         self._table: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}  # of the roll-outs before: all of it, and what is trusted
         self._rollout, self._sigma = -1, 0.0
-        self._held = False  # whether a block was held in the call under way
-        self._errors: dict[float, tuple[list[float], list[float]]] = {}  # logarithms of errors by noise level: aligned, not aligned
 
     def align(self, block: int, sigma: float, x: Tensor, held: Tensor) -> Tensor:
         """The residual [B, L, C] that a cached block with input tokens `x` answers with in this roll-out."""
         if sigma > self._sigma:  # back at a noisier level: another one begins
             self._rollout += 1
             self._table = {}
-        self._sigma, self._held = sigma, True
-        goal = self.targets[block].pop(0) - x
-        if self._rollout % 2:
-            return held
-        cell = (block, sigma)
+        self._sigma = sigma
+        goal, cell = self.targets[block].pop(0) - x, (block, sigma)
         sums = self._sums.setdefault(cell, Sums(held.shape[-1], held.device))
         if not (self._rollout and sums.count):
             sums.add(held, goal)
@@ -167,25 +161,44 @@ class Rollouts:
         sums.add(held, goal)
         return apply(held, *rows)
 
-    def judge(self, prediction: Tensor, target: Tensor) -> None:
-        """Hear what the student and then the teacher predicted [B, ...] in a call."""
-        if self._held and self._rollout:
-            wrong = (prediction.float() - target.float()).flatten(1).square().mean(1)
-            errors = self._errors.setdefault(self._sigma, ([], []))
-            errors[self._rollout % 2].extend(wrong.clamp_min(torch.finfo(torch.float32).tiny).log().tolist())
-        self._held = False
-
-    @property
-    def harmful(self) -> frozenset[float]:
-        """Noise levels at which the alignment did not help, by the geometric means of the errors of both kinds of roll-outs."""
-        both = {sigma: errors for sigma, errors in self._errors.items() if all(errors)}
-        return frozenset(sigma for sigma, (aligned, plain) in both.items() if fmean(aligned) >= fmean(plain))
-
     def alignment(self, name: str, schedule: str, about: Mapping[str, Any]) -> Alignment:
         """The table of all cells. Raises CacheError if nothing was cached in any roll-out."""
         if not self._sums:
             raise CacheError("The schedule computed every block at every step of this sampling, so there is nothing to align.")
-        cells, harmful = sorted(self._sums, key=lambda cell: (cell[0], -cell[1])), self.harmful
-        found = {cell: sums.trusted() for cell, sums in self._sums.items()}
-        rows = torch.stack([found[cell] * (cell[1] not in harmful) for cell in cells]).cpu()
-        return Alignment(name, "fitted", tuple(cells), rows, schedule, {**about, "left_out": sorted(harmful, reverse=True)})
+        cells = sorted(self._sums, key=lambda cell: (cell[0], -cell[1]))
+        rows = torch.stack([self._sums[cell].trusted() for cell in cells]).cpu()
+        return Alignment(name, "fitted", tuple(cells), rows, schedule, dict(about))
+
+
+def proven(alignment: Alignment, uncached: Tensor, cached: Callable[[Alignment], Tensor], parts: int = PARTS) -> Alignment:
+    """The alignment at those of its noise levels where it makes whole samplings end nearer to the uncached ones.
+
+    Predictions may come nearer at every step and the end may not: what is left of their errors then adds up. So `cached` samples
+    prompts that the alignment was not made from, `uncached` [B, ...] without a cache, by the alignment given to it: the whole one,
+    then without each of `parts` of its levels in turn, from noisy to clean, left out for good where that is better, then none.
+    """
+    levels = sorted({sigma for _, sigma in alignment.cells}, reverse=True)
+    cuts = [round(n * len(levels) / parts) for n in range(parts + 1)]
+
+    def error(kept: frozenset[float]) -> float:
+        """Mean over the prompts of the logarithm of the mean square."""
+        wrong = (cached(limited(alignment, kept)) - uncached).float().flatten(1).square().mean(1)
+        return float(wrong.clamp_min(torch.finfo(torch.float32).tiny).log().mean())
+
+    kept = frozenset(levels)
+    best, none = error(kept), error(frozenset())
+    for start, stop in pairwise(cuts):
+        fewer = kept - frozenset(levels[start:stop])
+        found = error(fewer) if fewer and fewer != kept else none
+        if found < best:
+            best, kept = found, fewer
+    if none <= best:
+        kept = frozenset()
+    left_out = [sigma for sigma in levels if sigma not in kept]
+    return replace(limited(alignment, kept), about={**alignment.about, "left_out": left_out})
+
+
+def limited(alignment: Alignment, levels: Collection[float]) -> Alignment:
+    """The alignment at these noise levels; at its others it does nothing."""
+    kept = torch.tensor([sigma in levels for _, sigma in alignment.cells], device=alignment.rows.device)
+    return replace(alignment, rows=alignment.rows * kept[:, None, None])

@@ -1,16 +1,17 @@
 """Samples with the host's own sampler for Block Caching: measures a profile, and lets a pupil learn an alignment."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.utils
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
 
 from ...cache_core import CacheError, Ledger, Placement, Site
 from ...cache_core import published as p
-from ...cache_core.blockcache import BlockSchedule, Changes, Profile
+from ...cache_core.blockcache import Alignment, BlockSchedule, Changes, Profile, proven
 from ...cache_core.blockcache.profile import joined
 from ...cache_core.memory import kept_bytes
 from ...cache_core.types import Place
@@ -86,6 +87,13 @@ def student(model: Any, schedule: BlockSchedule, lesson: Lesson, placement: Plac
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, uncounted)  # both are added before the cache's own, so they are outside of them
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, taught(lesson))
     return attach(model, p.block_cache(schedule, lesson.pupil, placement))
+
+
+def tried(
+    model: Any, schedule: BlockSchedule, alignment: Alignment, run: Callable[[Any], Tensor], placement: Placement | None = None
+) -> Alignment:
+    """What is `proven` of an alignment, on the samplings that `run` makes with a model: their latents or pictures [B, ...] at the end."""
+    return proven(alignment, run(model), lambda known: run(attach(model, p.block_cache(schedule, known, placement))))
 
 
 def check(model: Any, schedule: BlockSchedule) -> None:

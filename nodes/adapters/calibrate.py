@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
+from torch import Tensor
 from tqdm import tqdm
 
 from ...cache_core import CacheError
@@ -54,8 +55,8 @@ class Sampling:
         """Raise if the user cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
 
-    def run(self, model: Any, seed: int, prompt: int, bar: Any) -> None:
-        """Sample once from noise with `model`, a clone of ours, and the positive condition number `prompt` alone."""
+    def run(self, model: Any, seed: int, prompt: int, bar: Any) -> Tensor:
+        """Sample once from noise with `model`, a clone of ours, and the positive condition number `prompt` alone: the latent at the end."""
 
         def stepped(*_: Any) -> None:
             self.check()
@@ -63,7 +64,7 @@ class Sampling:
 
         latent = comfy.sample.fix_empty_latent_channels(self.model, self.latent["samples"])
         positive = [self.positive[prompt % len(self.positive)]]
-        comfy.sample.sample(
+        result: Tensor = comfy.sample.sample(
             model,
             comfy.sample.prepare_noise(latent, seed),
             self.steps,
@@ -77,6 +78,7 @@ class Sampling:
             disable_pbar=True,
             seed=seed,
         )
+        return result
 
 
 def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speeds: Sequence[float], shelf: Shelf) -> Calibration:

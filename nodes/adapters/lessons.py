@@ -45,10 +45,8 @@ def uncounted(executor: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _fitting(pupil: Rollouts, cached: Sequence[int]) -> Call:
     def fitted(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        target = _show(executor, args, kwargs, pupil, cached)
-        prediction = executor(*args, **kwargs)
-        pupil.judge(prediction, target)
-        return prediction
+        _show(executor, args, kwargs, pupil, cached)
+        return executor(*args, **kwargs)
 
     return fitted
 
@@ -70,8 +68,8 @@ def _training(pupil: Training, checkpointed: bool) -> Call:
     return trained
 
 
-def _show(executor: Any, args: Sequence[Any], kwargs: options.Options, pupil: Rollouts, cached: Sequence[int]) -> Any:
-    """The teacher's pass and prediction: shows the tokens after each cached block, for each of the conditions batched in this call."""
+def _show(executor: Any, args: Sequence[Any], kwargs: options.Options, pupil: Rollouts, cached: Sequence[int]) -> None:
+    """The teacher's pass: shows the tokens after each cached block, for each of the conditions batched in this call."""
     network, conditions = executor.class_obj, len(options.transformer_options(args, kwargs)["uuids"])
     blocks = _blocks(network)
     keys = blocks.keys(network)
@@ -85,7 +83,7 @@ def _show(executor: Any, args: Sequence[Any], kwargs: options.Options, pupil: Ro
 
         return run_block
 
-    return with_patches(executor, args, kwargs, {keys[index]: patch(index) for index in cached}, {options.KEY: None})
+    with_patches(executor, args, kwargs, {keys[index]: patch(index) for index in cached}, {options.KEY: None})
 
 
 def with_patches(executor: Any, args: Sequence[Any], kwargs: options.Options, own: Mapping[BlockKey, Patch], changes: Any) -> Any:

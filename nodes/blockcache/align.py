@@ -1,16 +1,20 @@
 """Encore Align (fit) and Encore Align (train): the scale-shift alignment, in closed form and as published."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import comfy.utils
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
-from ...cache_core.blockcache import Alignment, Rollouts, Training
+from ...cache_core.blockcache import Alignment, BlockSchedule, Rollouts, Training
+from ...cache_core.blockcache.align import TRIALS
 from ...cache_core.blockcache.schedule import load as load_schedule
 from ...cache_core.blockcache.train import RATE
-from ..adapters.blockcache import check, student
+from ..adapters.blockcache import check, student, tried
 from ..adapters.calibrate import Sampling, about
 from ..adapters.lessons import Lesson
 from .cache import ALIGNMENT
@@ -77,7 +81,10 @@ class EncoreBlockAlignFit(_Align):
 
     @classmethod
     def own(cls) -> list[Any]:
-        words = "Samplings to learn from, 1 to 64, each three times as long as a cached one. A batch in the latent gives several at once."
+        words = (
+            "Samplings to learn from, 1 to 64, each as long as a cached and an uncached one together. A batch in the latent gives several "
+            f"at once. Up to {TRIALS} more then try what was learned."
+        )
         return [io.Int.Input("rollouts", default=4, min=1, max=64, tooltip=words)]
 
     @classmethod
@@ -85,10 +92,11 @@ class EncoreBlockAlignFit(_Align):
         path, known = place_for("alignments", name), chosen(file, schedule, "schedules", load_schedule)
         sampling, pupil, began = sampling_of(given), Rollouts(), time.perf_counter()
         taught = student(sampling.model, known, Lesson(pupil, known.cached), placement_of(device))
-        bar = comfy.utils.ProgressBar(rollouts * sampling.steps)
+        bar = comfy.utils.ProgressBar((rollouts + TRIALS) * sampling.steps)
         for number in range(rollouts):
             sampling.run(taught, seed + number, number, bar)
-        found = pupil.alignment(name, known.digest, told(sampling, rollouts, time.perf_counter() - began))
+        found = _tried(sampling, known, pupil.alignment(name, known.digest, {}), seed, rollouts, device, bar)
+        found = replace(found, about={**told(sampling, rollouts, time.perf_counter() - began), **found.about})
         found.save(path)
         summary = words(found)
         return io.NodeOutput(found, summary, ui={"text": [summary]})
@@ -142,7 +150,7 @@ class EncoreBlockAlignTrain(_Align):
             if state.exists():
                 pupil.load(state)
             taught = student(sampling.model, known, Lesson(pupil, known.cached, checkpointing), placement_of(device))
-            bar, began = comfy.utils.ProgressBar(max(iterations - pupil.rollouts, 0) * sampling.steps), time.perf_counter()
+            bar, began = comfy.utils.ProgressBar((max(iterations - pupil.rollouts, 0) + TRIALS) * sampling.steps), time.perf_counter()
             try:
                 while pupil.rollouts < iterations:
                     sampling.run(taught, seed + pupil.rollouts, pupil.rollouts, bar)
@@ -152,9 +160,18 @@ class EncoreBlockAlignTrain(_Align):
                 pupil.drop()
                 pupil.save(state)
             found = pupil.alignment(name, known, told(sampling, pupil.rollouts, pupil.seconds))
+        found = _tried(sampling, known, found, seed, pupil.rollouts, device, bar)
         found.save(path)
         summary = f"{words(found)} Loss {pupil.losses[-1]:.3g} in the last roll-out, {pupil.losses[0]:.3g} in the first."
         return io.NodeOutput(found, summary, loss_plot(pupil.losses, f"{name}: loss"), ui={"text": [summary]})
+
+
+def _tried(
+    sampling: Sampling, schedule: BlockSchedule, found: Alignment, seed: int, rollouts: int, device: str, bar: comfy.utils.ProgressBar
+) -> Alignment:
+    """What is proven of an alignment on the roll-out that comes after those it was learned from."""
+    run: Callable[[Any], Tensor] = lambda model: sampling.run(model, seed + rollouts, rollouts, bar)  # noqa: E731
+    return tried(sampling.model, schedule, found, run, placement_of(device))
 
 
 def sampling_of(given: dict[str, Any]) -> Sampling:
