@@ -22,7 +22,7 @@ from .schedule import BlockSchedule
 
 KIND = "alignment training"
 EMBEDDED = 64  # width of the timestep embedding
-RATE = 2e-4  # of Adam, whose every step is a roll-out
+RATE = 1e-4  # of Adam, whose every step is a roll-out
 DECAY = 3  # of the average: half of it comes from the last sixth of the roll-outs
 PERIOD = 10_000.0  # of its slowest wave, as in DiT's and Flux's
 

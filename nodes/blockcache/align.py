@@ -85,7 +85,7 @@ class EncoreBlockAlignFit(_Align):
             "Samplings to learn from, 1 to 64, each as long as a cached and an uncached one together. A batch in the latent gives several "
             f"at once. Up to {TRIALS} more then try what was learned."
         )
-        return [io.Int.Input("rollouts", default=4, min=1, max=64, tooltip=words)]
+        return [io.Int.Input("rollouts", default=8, min=1, max=64, tooltip=words)]
 
     @classmethod
     def execute(cls, schedule: Any = None, *, file: str, rollouts: int, seed: int, device: str, name: str, **given: Any) -> io.NodeOutput:
