@@ -9,7 +9,7 @@ from .paths import WORKFLOWS
 from .workflow import Info, inputs, is_widget, options
 
 FAMILIES = ("flux", "wan")
-ALIGNMENTS = {"flux": "demo-flux-fit"}  # demo-wan is better off without (docs/analysis.md)
+REDUCTIONS = {"flux": 1.9, "wan": 1.7}  # of the schedules that ship, for which the alignments were made
 CACHE, SCHEDULE = "EncoreBlockCache", "EncoreBlockSchedule"
 NOTE = """## Block Caching, before and after
 
@@ -38,7 +38,7 @@ def document(base: Mapping[str, Any], family: str, object_info: Info) -> dict[st
     """The before/after workflow `base` with the nodes of Block Caching for its cached branch."""
     made = copy.deepcopy(dict(base))
     cache = next(node for node in made["nodes"] if node["type"] == "EncoreApply")
-    cache |= _filled(object_info[CACHE], {"alignment_file": ALIGNMENTS.get(family, "none")}, cache["inputs"])
+    cache |= _filled(object_info[CACHE], {"alignment_file": f"demo-{family}-fit"}, cache["inputs"])
     cache |= {"type": CACHE, "size": [320, 260], "properties": {"Node name for S&R": CACHE}}
     for node in made["nodes"]:
         if node["type"] == "MarkdownNote":
@@ -50,7 +50,7 @@ def document(base: Mapping[str, Any], family: str, object_info: Info) -> dict[st
     row["title"] = "Block Caching"
     x, top = row["bounding"][0], row["bounding"][1] + row["bounding"][3] + 40
     schedule = _node(made, SCHEDULE, (x + 20, top + 60, 320, 330))
-    schedule |= _filled(object_info[SCHEDULE], {"file": f"demo-{family}", "macs_reduction": 1.7}, [])
+    schedule |= _filled(object_info[SCHEDULE], {"file": f"demo-{family}", "macs_reduction": REDUCTIONS[family]}, [])
     names, kinds = object_info[SCHEDULE]["output_name"], object_info[SCHEDULE]["output"]
     schedule["outputs"] = [{"name": name, "type": kind, "links": None} for name, kind in zip(names, kinds, strict=True)]
     _link(made, schedule, "schedule", cache, "schedule")
