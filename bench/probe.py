@@ -98,7 +98,7 @@ def patched(latent: Tensor) -> Tensor:
 
 def beside(tokens: Tensor, length: int, batch: int) -> Tensor:
     """Of tokens [conditions * B, .., D] the last `length`, the picture's; the conditions' side by side, [B, L, conditions * D]."""
-    return torch.cat(tokens[:, -length:].split(batch), -1)
+    return torch.cat(tokens[:, -length:].chunk(len(tokens) // batch), -1)
 
 
 def explained(known: Watched, held_out: Watched, mask: Sequence[int]) -> list[float]:
@@ -124,13 +124,17 @@ def forecast(values: Sequence[Tensor], step: int, anchors: Sequence[int]) -> Ten
     """Least-squares weights [anchors] of a step's value on those of the anchors."""
     past = torch.stack([values[n].flatten().double() for n in anchors], 1)
     square = past.T @ past
-    return torch.linalg.solve(square + 1e-6 * square.diagonal().mean() * torch.eye(len(anchors)), past.T @ values[step].flatten().double())
+    ridge = 1e-6 * square.diagonal().mean() * torch.eye(len(anchors))
+    weights: Tensor = torch.linalg.solve(square + ridge, past.T @ values[step].flatten().double())
+    return weights
 
 
 def unforeseen(values: Sequence[Tensor], step: int, anchors: Sequence[int], weights: Tensor) -> Tensor:
     """A step's values without their forecast, [B * L, D]."""
-    guess = sum(weight * values[n].double() for weight, n in zip(weights, anchors, strict=True))
-    return (values[step].double() - guess).flatten(0, 1)
+    left = values[step].double()
+    for weight, n in zip(weights.tolist(), anchors, strict=True):
+        left = left - weight * values[n].double()
+    return left.flatten(0, 1)
 
 
 def regressions(seen: Tensor, goal: Tensor) -> list[Tensor]:

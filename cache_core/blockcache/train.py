@@ -55,6 +55,7 @@ class Training:
         """The aligned residual [B, L, C] of a cached block, as a function of the layers."""
         if self.layers is None:
             self._start(torch.zeros(len(self.blocks), 2, held.shape[-1], EMBEDDED + 1, device=held.device))
+        assert self.layers is not None
         row = self._row(self.layers, block, sigma)
         return apply(held, row[0], row[1])
 
