@@ -185,6 +185,15 @@ class TestTraining:
         assert resumed.losses == pytest.approx(whole.losses, rel=1e-4)
         torch.testing.assert_close(resumed.layers, whole.layers, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(resumed.average, whole.average, rtol=1e-3, atol=1e-6)
+
+    def test_a_training_of_an_older_encore_goes_on_without_an_average(self, model, family, plan, tmp_path):
+        pupil = self.trained(model, family, plan, Training(plan.cached, schedule="a"), [1])
+        tensors = {"layers": pupil.layers, "losses": torch.tensor(pupil.losses, dtype=torch.float64)}
+        header = {"blocks": plan.cached, "schedule": "a", "rollouts": 1, "seconds": 1.0}
+        align.file.write(tmp_path / "t.training", training.KIND, tensors, header)
+        resumed = Training(plan.cached, schedule="a")
+        resumed.load(tmp_path / "t.training")
+        assert torch.equal(resumed.average, pupil.layers)
         with pytest.raises(CacheError, match="training of another schedule"):
             Training(plan.cached, schedule="b").load(tmp_path / "t.training")
 

@@ -179,6 +179,7 @@ def proven(alignment: Alignment, uncached: Tensor, cached: Callable[[Alignment],
     """
     levels = sorted({sigma for _, sigma in alignment.cells}, reverse=True)
     cuts = [round(n * len(levels) / parts) for n in range(parts + 1)]
+    groups = [frozenset(levels[start:stop]) for start, stop in pairwise(cuts) if start < stop]
 
     def error(kept: frozenset[float]) -> float:
         """Mean over the prompts of the logarithm of the mean square."""
@@ -187,11 +188,10 @@ def proven(alignment: Alignment, uncached: Tensor, cached: Callable[[Alignment],
 
     kept = frozenset(levels)
     best, none = error(kept), error(frozenset())
-    for start, stop in pairwise(cuts):
-        fewer = kept - frozenset(levels[start:stop])
-        found = error(fewer) if fewer and fewer != kept else none
+    for group in groups:
+        found = none if kept == group else error(kept - group)
         if found < best:
-            best, kept = found, fewer
+            best, kept = found, kept - group
     if none <= best:
         kept = frozenset()
     left_out = [sigma for sigma in levels if sigma not in kept]

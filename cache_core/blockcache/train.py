@@ -115,7 +115,7 @@ class Training:
                 f"{list(self.blocks)}. Choose another name, or delete that file to start anew."
             )
         self.rollouts, self.seconds, self.losses = header["rollouts"], header["seconds"], tensors["losses"].tolist()
-        optimiser, self.average = self._start(tensors["layers"]), tensors["average"]
+        optimiser, self.average = self._start(tensors["layers"]), tensors.get("average", tensors["layers"])  # older files have none
         known = {key.removeprefix("optimiser."): value for key, value in tensors.items() if key.startswith("optimiser.")}
         optimiser.load_state_dict({"state": {0: known} if known else {}, "param_groups": optimiser.state_dict()["param_groups"]})
 
