@@ -1,16 +1,20 @@
 """The demo models as TRACE's teachers: calibrations from prompts and noise that no benchmark reports on."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 from random import Random
 
+import torch
+from torch import Tensor
+
 from ..cache_core import Schedule
 from ..cache_core import published as p
-from ..cache_core.trace import Calibration, Plan, Rehearsal, Statistics, Trajectory, calibrated, rehearsed
+from ..cache_core.trace import Calibration, Statistics, Trajectory, calibrated, rehearsed
 from ..cache_core.trace.bands import LEVELS
-from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, load_model
+from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, conditions, load_model
 from ..demo.world import draw_scene
 from ..nodes.adapters.calibrate import described
+from ..nodes.adapters.visit import visit
 from . import twins
 from .contest import Course, weights
 
@@ -29,6 +33,36 @@ def classroom(family: str, setting: Setting, prompts: int) -> Course:
     return Course(family, load_model(weights(family), setting.shift), scenes, prompts)
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Trajectories of a classroom as a rehearsal's stage: a single batch."""
+
+    room: Course
+    setting: Setting
+    teacher: Trajectory
+    batches: int = 1
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels, the one at the end too."""
+        return (*self.teacher.sigmas, 0.0)
+
+    def start(self, number: int) -> Tensor:
+        """The starting latents."""
+        assert self.teacher.start is not None, "something was sampled"
+        return self.teacher.start
+
+    def taught(self, number: int, step: int) -> Tensor:
+        """Their uncached velocities at a step."""
+        return self.teacher.velocities[step]
+
+    @torch.inference_mode()
+    def visit(self, number: int, x: Tensor, sigma: float) -> Tensor:
+        """The model's velocities at `x`."""
+        room, setting = self.room, self.setting
+        return visit(room.model, x, sigma, setting.cfg, *conditions(room.family, room.scenes, setting))
+
+
 @cache
 def recorded(family: str, setting: Setting, trajectories: int = TRAJECTORIES) -> Statistics:
     """A demo model's uncached samplings of `trajectories` prompts that nothing reports on."""
@@ -36,21 +70,17 @@ def recorded(family: str, setting: Setting, trajectories: int = TRAJECTORIES) ->
 
 
 @cache
-def calibration(family: str, setting: Setting, trajectories: int = TRAJECTORIES, speeds: tuple[float, ...] = ()) -> Calibration:
-    """A demo model's calibration with its masks searched, rehearsed for `speeds` on the same prompts."""
+def calibration(
+    family: str, setting: Setting, trajectories: int = TRAJECTORIES, speeds: tuple[float, ...] = (), mixes: bool = True
+) -> Calibration:
+    """A demo model's calibration with its masks searched, rehearsed for `speeds` on the same prompts; its channels mix if it `mixes`."""
     room = classroom(family, setting, trajectories)
     teacher = _teach(room, setting)
-    start, velocities = teacher.start, teacher.velocities
-    assert start is not None, "something was sampled"
-
-    def perform(plan: Plan) -> Rehearsal:
-        student = Trajectory()
-        room.sampled(p.rehearse(plan, student), setting, PROMPTS, lambda prompts: None)
-        return Rehearsal.of(plan, start, velocities, student.velocities)
-
-    about = described(room.model, setting.cfg, setting.sampler, start.shape)
+    assert teacher.start is not None, "something was sampled"
+    about = described(room.model, setting.cfg, setting.sampler, teacher.start.shape)
     found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), about)
-    return rehearsed(found, speeds if setting.sampler == "euler" else (), perform)  # plans are fitted to Euler's steps
+    speeds = speeds if setting.sampler == "euler" else ()  # plans are fitted to Euler's steps
+    return rehearsed(found, speeds, Recorded(room, setting, teacher), mixes=mixes)
 
 
 @cache

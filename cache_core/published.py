@@ -24,7 +24,6 @@ from .policies import (
     PerBranch,
     PerPlace,
     Policy,
-    Rehearsing,
     Retained,
     Scheduled,
     Shown,
@@ -87,11 +86,6 @@ def planned(planner: ForSpeed | ForQuality, name: str, site: Site = Site.GUIDED,
 def collect(into: Trajectory) -> Recipe:
     """Computes everything and adds it to a trajectory, which a calibration is made of."""
     return Recipe(Collected("calibrating", into=into), Hold(), name="Encore Calibrate")
-
-
-def rehearse(plan: Plan, into: Trajectory) -> Recipe:
-    """Follows a plan and adds what it computes to a trajectory."""
-    return Recipe(Rehearsing(plan, into), Fitted(Given(plan)), name="Encore Calibrate, rehearsing")
 
 
 def follow(plan: Plan) -> Recipe:

@@ -73,6 +73,15 @@ def conditioning(family: str, context: Tensor, guidance: float) -> list[Any]:
     return [[context, {"pooled_output": context.mean(1), "guidance": guidance}]]
 
 
+def conditions(family: str, scenes: Sequence[Scene], setting: Setting) -> tuple[list[Any], list[Any], Tensor]:
+    """What the host samples N scenes with: their prompts, as many empty ones, and an empty latent."""
+    side = SIDE // codec.BLOCK
+    latent = torch.zeros(len(scenes), 16, *([] if family == "flux" else [FRAMES]), side, side)
+    table = text.load_table(family)
+    told, empty = text.encode(family, scenes, table), text.encode(family, [None] * len(scenes), table)
+    return conditioning(family, told, setting.guidance), conditioning(family, empty, setting.guidance), latent
+
+
 @torch.inference_mode()
 def sample(
     model: Any,
@@ -85,10 +94,7 @@ def sample(
     """Sample N scenes together: frames [N, F, 64, 64, 3] in 0..1; `progress` is called after every step."""
     import comfy.sample
 
-    side = SIDE // codec.BLOCK
-    latent = torch.zeros(len(scenes), 16, *([] if family == "flux" else [FRAMES]), side, side)
-    table = text.load_table(family)
-    told, empty = text.encode(family, scenes, table), text.encode(family, [None] * len(scenes), table)
+    positive, negative, latent = conditions(family, scenes, setting)
     samples = comfy.sample.sample(
         model,
         comfy.sample.prepare_noise(latent, seed),
@@ -96,8 +102,8 @@ def sample(
         setting.cfg,
         setting.sampler,
         setting.scheduler,
-        conditioning(family, told, setting.guidance),
-        conditioning(family, empty, setting.guidance),
+        positive,
+        negative,
         latent,
         callback=lambda *_: progress(),
         disable_pbar=True,

@@ -12,7 +12,7 @@ from .magnitude import Magnitude
 from .paced import Carried, Paced
 from .place import PerBranch, PerPlace
 from .rate import OutputRate
-from .traced import ALARM, Collected, Rehearsing, Traced
+from .traced import ALARM, Collected, Traced
 
 __all__ = [
     "ALARM",
@@ -35,7 +35,6 @@ __all__ = [
     "PerBranch",
     "PerPlace",
     "Policy",
-    "Rehearsing",
     "Retained",
     "Scheduled",
     "Shown",

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..measure import scalar
 from ..trace import Plan, Planner, Trajectory
 from ..types import Observation, Probe, Schedule, Verdict
-from .fixed import Fixed, Never
+from .fixed import Never
 
 ALARM = 3.0  # times the expected error of an order-1 forecast at a computed step: there the next step is computed too
 
@@ -77,19 +77,3 @@ class Collected(Never):
         assert seen.x is not None, "collected at the site guided"
         assert output is not None, "everything is computed"
         self.into.add(seen.step.sigma, seen.x, output)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rehearsing(Fixed):
-    """Follow `plan`, and add each computed evaluation to the trajectory `into`."""
-
-    plan: Plan
-    into: Trajectory
-
-    def decide(self, seen: Observation) -> Verdict:
-        return Verdict(seen.step.index not in self.plan.computed, "rehearsing")
-
-    def settle(self, state: None, seen: Observation, output: Tensor | None) -> None:
-        assert seen.x is not None, "rehearsed at the site guided"
-        if output is not None:
-            self.into.add(seen.step.sigma, seen.x, output)

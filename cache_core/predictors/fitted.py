@@ -10,6 +10,7 @@ from ..history import History
 from ..trace import Plan, Planner
 from ..trace.bands import join
 from ..trace.fit import DEPTH
+from ..trace.mixing import blend
 from ..types import Observation, Schedule
 from .base import Predictor
 from .polynomial import Lagrange
@@ -37,13 +38,13 @@ class Fitted(Predictor):
         found = self._plan(history, seen)
         if found is None or seen.step.index not in found.weights or seen.step.index in found.computed:  # an exam is of order 1
             return Lagrange(1).predict(history, seen, x)
-        return combine(history, found.weights[seen.step.index], x, found.levels)
+        return combine(history, found, seen.step.index, x)
 
     def correct(self, history: History, seen: Observation, x: Tensor, feature: Tensor) -> Tensor:
         found = self._plan(history, seen)
         if found is None or seen.step.index not in found.weights:
             return feature
-        return combine(history, found.weights[seen.step.index], x, found.levels)
+        return combine(history, found, seen.step.index, x)
 
     def _plan(self, history: History, seen: Observation) -> Plan | None:
         """The plan whose anchors are those in `history`: the planner's, or one amended to them."""
@@ -72,8 +73,11 @@ def on_step(sigma: float, start: float) -> bool:
     return abs(sigma - start) <= 1e-4 * sigma
 
 
-def combine(history: History, weights: Sequence[Sequence[float]], x: Tensor, levels: Sequence[int]) -> Tensor:
-    """Sum over bands of the anchors' and the latent's weighted parts, in float32, as `x` [B, C, (F,) H, W] in dtype and device."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    parts = [history.combine(row[:-1], wide).add_(wide, alpha=row[-1]) for row in weights]
-    return join(parts, levels).to(x.dtype)
+def combine(history: History, plan: Plan, step: int, x: Tensor) -> Tensor:
+    """Sum over bands of the anchors' and the latent's weighted parts, in float32, as `x` [B, C, (F,) H, W] in dtype and device.
+
+    Channels mix where the plan says so; a latent with another number of channels goes by the weights alone.
+    """
+    wide, weights = x.to(torch.promote_types(x.dtype, torch.float32)), plan.weights[step]
+    anchors = [feature.to(wide.device, wide.dtype) for feature in history.features[1 - len(weights[0]) :]]
+    return join(blend([*anchors, wide], weights, plan.mixing.get(step)), plan.levels).to(x.dtype)

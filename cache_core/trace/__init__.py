@@ -4,7 +4,7 @@ from .calibration import Calibration, Levels, Rehearsed, load, plan, save, unive
 from .collect import SPEEDS, Trajectory, calibrated, rehearsed
 from .fit import Plan, Terms, fit
 from .planner import ForQuality, ForSpeed, Given, Planner
-from .rehearse import Rehearsal, rehearse
+from .rehearse import Stage, rehearse
 from .search import cost, even, search
 from .shelf import Kept, Shelf
 from .statistics import Statistics
@@ -19,9 +19,9 @@ __all__ = [
     "Levels",
     "Plan",
     "Planner",
-    "Rehearsal",
     "Rehearsed",
     "Shelf",
+    "Stage",
     "Statistics",
     "Terms",
     "Trajectory",

@@ -19,9 +19,9 @@ from ..masks import rescale
 from ..types import Schedule
 from .fit import Plan, fit
 from .search import even
-from .statistics import Statistics
+from .statistics import Array, Statistics
 
-FORMAT = 2
+FORMAT, READABLE = 3, (2, 3)  # of the file: in the second, channels do not mix
 UNIVERSAL = Path(__file__).parent / "universal.safetensors"
 
 
@@ -102,7 +102,10 @@ def save(calibration: Calibration, path: Path) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    save_file({"gram": torch.from_numpy(statistics.gram.copy())}, part, {"encore": json.dumps(header)})
+    tensors = {"gram": torch.from_numpy(statistics.gram.copy())}
+    for n, known in enumerate(calibration.plans):
+        tensors |= {f"mixing.{n}.{step}": torch.from_numpy(mixed).float().contiguous() for step, mixed in known.plan.mixing.items()}
+    save_file(tensors, part, {"encore": json.dumps(header)})
     os.replace(part, path)
 
 
@@ -112,19 +115,20 @@ def load(path: Path) -> Calibration:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get("encore", "null"))
             gram = file.get_tensor("gram") if header is not None else None
+            mixing = {key: file.get_tensor(key).double().numpy() for key in file.keys() if key.startswith("mixing.")}  # noqa: SIM118
     except FileNotFoundError as error:
         raise CacheError(f"There is no calibration at {path.name}. Make one with Encore Calibrate, or choose another.") from error
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise CacheError(f"{path.name} is damaged and cannot be read ({error}). Delete it and calibrate again.") from error
     if header is None or gram is None:
         raise CacheError(f"{path.name} is a safetensors file, but no calibration of Encore. Choose a file that Encore Calibrate wrote.")
-    if header.get("format") != FORMAT:
-        raise CacheError(f"{path.name} has format {header.get('format')}, and this Encore reads {FORMAT}. Update Encore or calibrate anew.")
+    if header.get("format") not in READABLE:
+        raise CacheError(f"{path.name} has format {header.get('format')}, and this Encore reads up to {FORMAT}. Update Encore or calibrate anew.")
     statistics = Statistics(
         tuple(header["sigmas"]), gram.double().numpy(), tuple(header["levels"]), float(header["end"]), int(header["trajectories"])
     )
     masks = tuple(Levels(tuple(mask["sigmas"]), int(mask["total"])) for mask in header["masks"])
-    plans = tuple(Rehearsed(tuple(known["sigmas"]), _plan(known)) for known in header["plans"])
+    plans = tuple(Rehearsed(tuple(known["sigmas"]), _plan(known, f"mixing.{n}.", mixing)) for n, known in enumerate(header["plans"]))
     return Calibration(header["name"], statistics, masks, header["about"], plans)
 
 
@@ -138,8 +142,8 @@ def _keyed(by_step: Mapping[int, float]) -> dict[str, float]:
     return {str(step): value for step, value in by_step.items()}
 
 
-def _plan(found: Mapping[str, Any]) -> Plan:
-    """The plan that `_plain` wrote."""
+def _plan(found: Mapping[str, Any], prefix: str, mixing: Mapping[str, Array]) -> Plan:
+    """The plan that `_plain` wrote, with the `mixing` whose names start with `prefix`."""
     steps = {int(step): entry for step, entry in found["steps"].items()}
     return Plan(
         frozenset(found["computed"]),
@@ -148,6 +152,7 @@ def _plan(found: Mapping[str, Any]) -> Plan:
         tuple(found["levels"]),
         float(found["error"]),
         MappingProxyType({int(step): value for step, value in found["exams"].items()}),
+        MappingProxyType({int(key.removeprefix(prefix)): mixed for key, mixed in mixing.items() if key.startswith(prefix)}),
     )
 
 

@@ -22,7 +22,7 @@ RIDGE = 1e-4  # times the mean square of the regressors, towards order 1
 # What a computed velocity is taken to do where the latent is off by d. At high noise it moves as the forecast of the picture does, by
 # 1 / (1 - sigma) times a share of d; at low noise it takes a share of d for noise, by 1 / sigma. SLOPES are what moves along d, UNKNOWN
 # what moves by |d| in a direction that nobody foretells, both as (of 1 / (1 - sigma), of 1 / sigma), neither divisor below NEAREST. They
-# were chosen by the real errors of masks on demo-flux and demo-wan (docs/notes.md). `Rehearsal` measures what a model really does; a
+# were chosen by the real errors of masks on demo-flux and demo-wan (docs/notes.md). A rehearsal meets what a model really does; a
 # search goes by this.
 SLOPES = (-1.0, 0.33)
 UNKNOWN = (0.28, 0.26)
@@ -35,7 +35,7 @@ class Plan:
 
     `anchors` are the steps that those weights are for. `error` is the expected distance of the final latent from the
     uncached one, as a share of its norm. `exams` are the relative errors that an order-1 forecast is expected to have at
-    computed steps.
+    computed steps. `mixing` has, for some of the steps, what is added to the weights where channels mix (`mixing.py`).
     """
 
     computed: frozenset[int]
@@ -44,6 +44,7 @@ class Plan:
     levels: tuple[int, ...]
     error: float
     exams: Mapping[int, float] = field(default_factory=dict)
+    mixing: Mapping[int, Array] = field(default_factory=dict, compare=False)  # [bands, channels, anchors + 1, channels]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,112 +1,134 @@
-"""Rehearsals: cached samplings of the calibration's prompts, that show what the model really answers off the uncached path.
+"""Rehearsals: a calibration's trajectories sampled with a mask, all in step, each step fitted to where they really are.
 
-`fit` guesses that answer. A rehearsal keeps the velocities that the model gave to a student who followed a plan; with their inner
-products the same fit is exact on that path, and moves the plan a little, where the guess of `response` is enough. Two or three
-rounds come to what a fit would give that samples all prompts in step with one another.
+`fit` guesses what the model answers off the uncached path. In a rehearsal it answers itself: computed steps evaluate it at the
+students' own latents, and the weights of a step are found there before the students go on. A rehearsal costs the computed steps
+alone. Its steps are Euler's.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import CacheError
-from .bands import as_rows
-from .fit import DEPTH, Plan, Space, follow, response
-from .statistics import Array, Statistics
-
-ROUNDS = 3  # rehearsals of a plan; the best one stays
-HOLD = 1e-3  # times the mean square of the regressors, towards the weights that were rehearsed
+from .bands import join
+from .fit import DEPTH, Plan, order_one
+from .mixing import Problem, blend, mix
+from .statistics import Array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rehearsal:
-    """A plan, and inner products of the starting noise, the teacher's velocities and those computed under the plan.
-
-    `gram` [bands, N + 1 + computed, N + 1 + computed], in this order, mean over trajectories and numbers.
-    """
-
-    plan: Plan
-    gram: Array
-    trajectories: int = 1
-
-    @classmethod
-    def of(cls, plan: Plan, start: Tensor, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> "Rehearsal":
-        """From one batch: its starting latent, its uncached velocities and those computed under the plan, each [B, C, (F,) H, W]."""
-        if len(student) != len(plan.computed):
-            raise CacheError(
-                f"A rehearsal of a plan that computes {len(plan.computed)} steps has {len(student)} velocities. Use the sampler euler."
-            )
-        rows = torch.stack([as_rows(part, plan.levels) for part in (start, *teacher, *student)], 2)
-        gram = torch.einsum("gbnx,gbmx->gnm", rows.double(), rows.double()) / (rows.shape[1] * rows.shape[3])
-        return cls(plan, gram.numpy(), len(start))
-
-    def and_(self, other: "Rehearsal") -> "Rehearsal":
-        """Both together, each with the weight of its trajectories."""
-        total = self.trajectories + other.trajectories
-        return replace(self, gram=(self.gram * self.trajectories + other.gram * other.trajectories) / total, trajectories=total)
-
-    def outcome(self, statistics: Statistics) -> Plan:
-        """The plan with the error that it really had."""
-        return self._replay(statistics)[0]
-
-    def refit(self, statistics: Statistics, ridge: float = HOLD) -> Plan:
-        """The plan's mask with weights fitted to what the model really answered, and held near those that it answered to."""
-        mask = sorted(self.plan.computed)
-        space = _Heard(self.gram, len(statistics.sigmas), mask, self._replay(statistics)[1])
-        solve = space.solver(ridge)
-        return follow(space, statistics, mask, self._depth, lambda step, parts, goal, _: solve(step, parts, goal, self._weights(step)))
-
-    def _replay(self, statistics: Statistics) -> tuple[Plan, dict[int, Array]]:
-        mask = sorted(self.plan.computed)
-        space = _Heard(self.gram, len(statistics.sigmas), mask, None)
-        plan = follow(space, statistics, mask, self._depth, lambda step, *_: self._weights(step))
-        return plan, space.path
+class Stage(Protocol):
+    """What a rehearsal needs: recorded trajectories in numbered batches, and the model."""
 
     @property
-    def _depth(self) -> int:
-        return max(map(len, self.plan.anchors.values()), default=DEPTH)
+    def sigmas(self) -> tuple[float, ...]:
+        """The noise levels, the one at the end too."""
+        ...
 
-    def _weights(self, step: int) -> Array:
-        return np.array(self.plan.weights[step])
+    @property
+    def batches(self) -> int:
+        """How many there are."""
+        ...
 
+    def start(self, number: int) -> Tensor:
+        """A batch's starting latent [B, C, (F,) H, W]."""
+        ...
 
-class _Heard(Space):
-    """The span with the recorded velocities; a student off the recorded `path` gets them moved by the guessed slope."""
+    def taught(self, number: int, step: int) -> Tensor:
+        """Its uncached velocity [B, C, (F,) H, W] at a step."""
+        ...
 
-    def __init__(self, gram: Array, steps: int, mask: Sequence[int], path: dict[int, Array] | None) -> None:
-        super().__init__(gram)
-        self.path: dict[int, Array] = {}
-        self._recorded = path
-        self._place = {step: 1 + steps + n for n, step in enumerate(mask)}
-
-    def seen(self, n: int, student: Array, drift: Array, sigma: float) -> Array:
-        self.path[n] = student
-        heard = self.unit(self._place[n])
-        if self._recorded is None:
-            return heard
-        moved: Array = heard + response(sigma)[0] * (student - self._recorded[n])
-        return moved
+    def visit(self, number: int, x: Tensor, sigma: float) -> Tensor:
+        """The velocity [B, C, (F,) H, W] that the model gives to its latent `x` at noise level `sigma`."""
+        ...
 
 
-def rehearse(statistics: Statistics, plans: Sequence[Plan], perform: Callable[[Plan], Rehearsal], rounds: int = ROUNDS) -> Plan:
-    """The best plan of `rounds`: after each, the better half of the plans is refitted to what happened under it.
+@dataclass(slots=True)
+class Student:
+    """One batch on its way: its own latent, the teacher's, both [B, C, (F,) H, W], and the last computed velocities."""
 
-    `perform` samples the calibration's prompts with a plan. The result's `error` is what was measured there.
-    """
-    best: Plan | None = None
-    for number in range(rounds):
-        shown = sorted(((found.outcome(statistics), found) for found in map(perform, plans)), key=lambda pair: pair[0].error)
-        if best is None or shown[0][0].error < best.error:
-            best = shown[0][0]
-        if number + 1 < rounds:
-            plans = [found.refit(statistics) for _, found in shown[: max(1, len(shown) // 2)]]
-    assert best is not None, "one rehearsal at least"
-    return best
+    x: Tensor
+    teacher: Tensor
+    anchors: list[Tensor] = field(default_factory=list)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """Regressors: anchors, oldest first, then the latent."""
+        return [*self.anchors, self.x]
 
 
-def performances(plans: int, rounds: int = ROUNDS) -> int:
-    """How often `rehearse` samples at most."""
-    return sum(max(1, plans >> number) for number in range(rounds))
+def rehearse(
+    stage: Stage, computed: Iterable[int], levels: tuple[int, ...], depth: int = DEPTH, mixes: bool = True
+) -> Plan:
+    """The plan that computes these steps, with the error that it had. Unless it `mixes`, all channels go by one weight."""
+    sigmas, mask = np.array(stage.sigmas), sorted(computed)
+    students = [Student(start := stage.start(number).float(), start) for number in range(stage.batches)]
+    weights, anchors, exams, mixing, known = {}, {}, {}, {}, []
+    for n in range(len(sigmas) - 1):
+        stride = float(sigmas[n + 1] - sigmas[n])
+        if n in mask:
+            line = order_one(sigmas[known], sigmas[n])[:-1] if len(known) > 1 else None
+            exam = _visit(stage, students, float(sigmas[n]), line, depth)
+            known = [*known, n][-depth:]
+            if exam is not None:
+                exams[n] = exam
+        for number, student in enumerate(students):
+            student.teacher = student.teacher + stride * stage.taught(number, n).float()
+        if len(known) > 1:
+            found, mixed = _fitted(students, stride, levels, order_one(sigmas[known], sigmas[n]), mixes)
+            weights[n], anchors[n] = tuple(map(tuple, found.tolist())), tuple(known)
+            if mixed is not None:
+                mixing[n] = mixed
+        for student in students:
+            answer = join(blend(student.parts, weights[n], mixing.get(n)), levels) if n in weights else student.anchors[-1]
+            student.x = student.x + stride * answer
+    tables = (MappingProxyType(weights), MappingProxyType(anchors))
+    return Plan(frozenset(mask), *tables, levels, _distance(students), MappingProxyType(exams), MappingProxyType(mixing))
+
+
+def best(stage: Stage, masks: Iterable[Iterable[int]], levels: tuple[int, ...], mixes: bool = True) -> Plan:
+    """The plan of the mask whose rehearsal ended nearest to the uncached latents."""
+    return min((rehearse(stage, mask, levels, mixes=mixes) for mask in masks), key=lambda plan: plan.error)
+
+
+def _visit(stage: Stage, students: Sequence[Student], sigma: float, line: Array | None, depth: int) -> float | None:
+    """Compute a step for all students; the relative error that the forecast by the weights `line` of their anchors would have had."""
+    missed = total = 0.0
+    for number, student in enumerate(students):
+        seen = stage.visit(number, student.x, sigma).float()
+        if line is not None:
+            forecast = sum(weight * anchor for weight, anchor in zip(line.tolist(), student.anchors, strict=True))
+            missed += float((forecast - seen).square().sum())
+            total += float(seen.square().sum())
+        student.anchors = [*student.anchors, seen][-depth:]
+    return None if line is None else math.sqrt(missed / total)
+
+
+def _fitted(
+    students: Sequence[Student], stride: float, levels: tuple[int, ...], prior: Array, mixes: bool
+) -> tuple[Array, Array | None]:
+    """Weights [bands, P] that lead all students back to their teachers in this step, and what mixing adds if both halves have some."""
+    halves: list[Problem | None] = [None, None]
+    before = 0
+    for student in students:
+        parts, goal = torch.stack(student.parts), (student.teacher - student.x) / stride
+        for half in range(2):
+            rows = slice((half - before) % 2, None, 2)
+            if len(goal[rows]):
+                made = Problem.of(parts[:, rows], goal[rows], levels)
+                halves[half] = made if (known := halves[half]) is None else known + made
+        before += len(goal)
+    problems = [half for half in halves if half is not None]
+    whole = problems[0] if len(problems) == 1 else problems[0] + problems[1]
+    weights = whole.weights(prior)
+    return weights, mix(problems, weights) if mixes and len(problems) == 2 and whole.rows > 1 else None
+
+
+def _distance(students: Sequence[Student]) -> float:
+    """Of all students' latents from their teachers', as a share of the latter's norm."""
+    far = sum(float((student.x - student.teacher).square().sum()) for student in students)
+    return math.sqrt(far / sum(float(student.teacher.square().sum()) for student in students))

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..errors import CacheError
 from .collect import Trajectory
 from .statistics import Statistics
 
@@ -62,6 +63,22 @@ class Shelf:
                 return Kept(start, file.get_tensor("velocities"), Statistics(tuple(sigmas), gram, levels, end, len(start)))
         except (FileNotFoundError, SafetensorError):
             return None
+
+    def start(self, number: int) -> Tensor:
+        """A trajectory's starting latent [B, C, (F,) H, W]. Raises CacheError if it is gone or damaged."""
+        return self._read(number, "start", None)
+
+    def velocity(self, number: int, step: int) -> Tensor:
+        """Its velocity [B, C, (F,) H, W] at a step alone. Raises CacheError if it is gone or damaged."""
+        return self._read(number, "velocities", step)
+
+    def _read(self, number: int, name: str, step: int | None) -> Tensor:
+        try:
+            with safe_open(self._path(number), "pt") as file:
+                found: Tensor = file.get_tensor(name) if step is None else file.get_slice(name)[step]
+                return found
+        except (FileNotFoundError, SafetensorError) as error:
+            raise CacheError(f"Trajectory {number} in {self.folder.name} is gone or damaged. Calibrate again.") from error
 
     def clear(self) -> None:
         """Throw all away."""

@@ -12,17 +12,17 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...cache_core import CacheError
 from ...cache_core import published as recipes
-from ...cache_core.trace import Calibration, Kept, Plan, Rehearsal, Shelf, Statistics, Trajectory, calibrated, rehearsed
+from ...cache_core.trace import Calibration, Kept, Shelf, Statistics, Trajectory, calibrated, rehearsed
 from ...cache_core.trace.bands import LEVELS
-from ...cache_core.trace.collect import CANDIDATES
-from ...cache_core.trace.rehearse import performances
+from ...cache_core.trace.collect import visits
 from .families import family_of
 from .host import attach
+from .visit import visit
 
 VECTORS = 32  # small parameters that a model is told by
 
@@ -55,6 +55,16 @@ class Sampling:
         """Raise if the user cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
 
+    @property
+    def start(self) -> Tensor:
+        """The empty latent with as many channels as the model has."""
+        latent: Tensor = comfy.sample.fix_empty_latent_channels(self.model, self.latent["samples"])
+        return latent
+
+    def prompt(self, number: int) -> list[Any]:
+        """The positive condition of that number alone; after the last comes the first again."""
+        return [self.positive[number % len(self.positive)]]
+
     def run(self, model: Any, seed: int, prompt: int, bar: Any) -> Tensor:
         """Sample once from noise with `model`, a clone of ours, and the positive condition number `prompt` alone: the latent at the end."""
 
@@ -62,8 +72,7 @@ class Sampling:
             self.check()
             bar.update(1)
 
-        latent = comfy.sample.fix_empty_latent_channels(self.model, self.latent["samples"])
-        positive = [self.positive[prompt % len(self.positive)]]
+        latent, positive = self.start, self.prompt(prompt)
         result: Tensor = comfy.sample.sample(
             model,
             comfy.sample.prepare_noise(latent, seed),
@@ -81,6 +90,33 @@ class Sampling:
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The trajectories on a shelf as a rehearsal's stage: each is a batch, and visited alone."""
+
+    sampling: Sampling
+    shelf: Shelf
+    sigmas: tuple[float, ...]
+    batches: int
+    bar: "Progress"
+
+    def start(self, number: int) -> Tensor:
+        """The trajectory's starting latent."""
+        return self.shelf.start(number)
+
+    def taught(self, number: int, step: int) -> Tensor:
+        """Its uncached velocity at a step."""
+        return self.shelf.velocity(number, step)
+
+    @torch.inference_mode()
+    def visit(self, number: int, x: Tensor, sigma: float) -> Tensor:
+        """The model's velocity at `x`."""
+        self.sampling.check()
+        self.bar.update(1)
+        sampling = self.sampling
+        return visit(sampling.model, x, sigma, sampling.cfg, sampling.prompt(number), sampling.negative, sampling.start)
+
+
 def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speeds: Sequence[float], shelf: Shelf) -> Calibration:
     """Sample so many prompts uncached, learn from them, and rehearse a plan for each of `speeds` on the same prompts.
 
@@ -88,7 +124,7 @@ def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speed
     Plans are fitted to Euler's steps, and rehearsed for the sampler euler alone.
     """
     speeds = speeds if sampling.sampler_name == "euler" else ()
-    bar = Progress(trajectories * sampling.steps * (1 + performances(CANDIDATES) * len(speeds)))
+    bar = Progress(trajectories * (sampling.steps + visits(sampling.steps, speeds)))
 
     def teacher(number: int) -> Kept:
         kept = shelf.get(number, LEVELS)
@@ -99,16 +135,10 @@ def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speed
         sampling.run(attach(sampling.model, recipes.collect(into)), seed + number, number, bar)
         return shelf.put(number, into, LEVELS, 0.0)
 
-    def rehearsal(plan: Plan, number: int) -> Rehearsal:
-        into, kept = Trajectory(), shelf.get(number, LEVELS)
-        if kept is None:
-            raise CacheError(f"Trajectory {number} in {shelf.folder.name} is gone or damaged. Calibrate again.")
-        sampling.run(attach(sampling.model, recipes.rehearse(plan, into)), seed + number, number, bar)
-        return Rehearsal.of(plan, kept.start, list(kept.velocities), into.velocities)
-
     total = reduce(Statistics.and_, [teacher(number).statistics for number in range(trajectories)])
     found = calibrated(name, total, about(sampling), watch=sampling.check)
-    found = rehearsed(found, speeds, lambda plan: reduce(Rehearsal.and_, [rehearsal(plan, number) for number in range(trajectories)]))
+    stage = Recorded(sampling, shelf, (*total.sigmas, total.end), trajectories, bar)
+    found = rehearsed(found, speeds, stage, watch=sampling.check)
     bar.close()
     shelf.clear()
     return found

@@ -1,0 +1,132 @@
+"""One step's least squares from rehearsed latents: a weight for all channels of a band, and matrices where channels mix.
+
+A forecast with one weight for all channels cannot turn what it sees in one channel into a correction of another. With a matrix W_j
+for each anchor and one for the latent, v_n = sum_j (w_nj + W_nj) v_aj + (u_n + U_n) x_n, it can. The matrices belong to the latent
+space that they were fitted in, so they come from rehearsals of the model itself and never from the universal calibration. They are
+fitted to what the weights leave, on differences of the anchors that all count alike, by ridge regression towards none. Of several
+ridges a band takes the one that helps each half of the trajectories most if it is fitted on the other half, or does not mix.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .bands import split
+from .fit import RIDGE
+from .statistics import Array
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # times the mean square of a regressor, towards no mixing
+GAIN = 0.01  # share of what the weights leave that mixing must explain where it was not fitted
+MOST = 48  # channels: of more, matrices would take too long
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Problem:
+    """Products of regressors and goal, per band: `square` [bands, F, F], `right` [bands, F, rows], `own` [bands] of the goal with itself.
+
+    F are the anchors, oldest first, and the latent, each with its rows: a row for each channel, or one of all.
+    """
+
+    square: Array
+    right: Array
+    own: Array
+
+    @classmethod
+    def of(cls, parts: Tensor, goal: Tensor, levels: Sequence[int]) -> "Problem":
+        """From anchors and latent `parts` [P, B, C, (F,) H, W] and the `goal` [B, C, (F,) H, W]."""
+        rows = goal.shape[1] if goal.shape[1] <= MOST else 1
+        features = rearrange(split(parts.float(), levels), "g p b (r c) ... -> g (p r) (b c ...)", r=rows).double()
+        wanted = rearrange(split(goal.float(), levels), "g b (r c) ... -> g r (b c ...)", r=rows).double()
+        across = features.transpose(1, 2)
+        own = wanted.square().sum((1, 2))
+        return cls((features @ across).numpy(), (features @ wanted.transpose(1, 2)).numpy(), own.numpy())
+
+    def __add__(self, other: "Problem") -> "Problem":
+        return Problem(self.square + other.square, self.right + other.right, self.own + other.own)
+
+    @property
+    def rows(self) -> int:
+        """Channels that are told apart."""
+        return int(self.right.shape[2])
+
+    def weights(self, prior: Array) -> Array:
+        """Weights [bands, P] of all channels alike, by ridge regression towards `prior` [P]."""
+        square, right = self._alike()
+        count = square.shape[1]
+        pull = RIDGE * np.trace(square, axis1=1, axis2=2)[:, None] / count + 1e-300
+        found: Array = np.linalg.solve(square + pull[..., None] * np.eye(count), (right + pull * prior)[..., None])[..., 0]
+        return found
+
+    def left(self, weights: Array) -> "Problem":
+        """What `weights` [bands, P] leave of the goal, regressed on differences in place of the anchors."""
+        square, right = self._alike()
+        own = self.own + np.einsum("gp,gpq,gq->g", weights, square, weights) - 2 * (weights * right).sum(1)
+        weighted = self.square.reshape(*self.square.shape[:2], -1, self.rows)
+        rest = self.right - np.einsum("gfpr,gp->gfr", weighted, weights)
+        steps = np.kron(differences(weights.shape[1]), np.eye(self.rows))
+        return Problem(steps @ self.square @ steps.T, steps @ rest, own)
+
+    def solved(self, band: int, ridge: float) -> Array:
+        """The ridge solution [F, rows] of one band, towards none, where each anchor's regressors are measured by their mean size."""
+        square, count = self.square[band], len(self.square[band])
+        sizes = np.sqrt(np.diagonal(square).reshape(-1, self.rows).mean(1) + 1e-300).repeat(self.rows)
+        even = square / np.outer(sizes, sizes) + ridge * np.eye(count)
+        found: Array = np.linalg.solve(even, self.right[band] / sizes[:, None]) / sizes[:, None]
+        return found
+
+    def gained(self, band: int, found: Array) -> float:
+        """By how much `found` [F, rows] lowers the squared distance from the goal in one band."""
+        return float((2 * found * self.right[band] - found * (self.square[band] @ found)).sum())
+
+    def _alike(self) -> tuple[Array, Array]:
+        """Square [bands, P, P] and right side [bands, P] where all channels have one weight."""
+        bands, rows = len(self.own), self.rows
+        square = self.square.reshape(bands, -1, rows, self.square.shape[1] // rows, rows)
+        right = self.right.reshape(bands, -1, rows, rows)
+        return np.einsum("gprqr->gpq", square), np.einsum("gprr->gp", right)
+
+
+def mix(halves: Sequence[Problem], weights: Array) -> Array | None:
+    """What mixing [bands, rows, P, rows] adds to `weights` [bands, P]; None where it does not pay.
+
+    `halves` are the problems of two halves of the trajectories.
+    """
+    count, rows = weights.shape[1], halves[0].rows
+    first, second = (half.left(weights) for half in halves)
+    whole, made = first + second, np.zeros((len(weights), rows, count, rows))
+    for band, own in enumerate(whole.own):
+        gains = {ridge: min(_gains(first, second, band, ridge)) for ridge in RIDGES}
+        best = max(RIDGES, key=lambda ridge: gains[ridge])
+        if 2 * gains[best] > GAIN * own:
+            found = whole.solved(band, best).reshape(count, rows, rows)  # differences, channel that is seen, channel that is answered
+            made[band] = np.einsum("qsr,qp->rps", found, differences(count))
+    return made if made.any() else None
+
+
+def differences(count: int) -> Array:
+    """The matrix [P, P] that makes backward differences of rising order of anchors, oldest first; the last of the P is the latent."""
+    line = list(np.eye(count)[:-1])
+    made = [line[-1]]
+    while len(line) > 1:
+        line = [new - old for old, new in zip(line, line[1:], strict=False)]
+        made.append(line[-1])
+    return np.stack([*made, np.eye(count)[-1]])
+
+
+def blend(parts: Sequence[Tensor], weights: Sequence[Sequence[float]], mixing: Array | None) -> list[Tensor]:
+    """For each band what the parts [B, C, (F,) H, W], anchors and latent, make by its weights and mixing; to be joined."""
+    made = [torch.stack([part * weight for part, weight in zip(parts, row, strict=True)]).sum(0) for row in weights]
+    if mixing is not None and mixing.shape[1] == parts[0].shape[1]:
+        tables = torch.from_numpy(mixing).to(parts[0])
+        mixed = torch.einsum("gcpk,pbk...->gbc...", tables, torch.stack(list(parts)))
+        made = [alike + more for alike, more in zip(made, mixed, strict=True)]
+    return made
+
+
+def _gains(first: Problem, second: Problem, band: int, ridge: float) -> tuple[float, float]:
+    """What each half gains in a band by the solution of the other."""
+    return second.gained(band, first.solved(band, ridge)), first.gained(band, second.solved(band, ridge))
