@@ -57,6 +57,7 @@ class EncoreTrace(io.ComfyNode):
     ) -> io.NodeOutput:
         known = calibrations.find(calibration)
         notes = [] if calibration == calibrations.UNIVERSAL else mismatch(model, known)
+        known = known.unrehearsed() if notes else known
         made = trace_to(error, known, Site(site), guard) if error > 0.0 else trace(speed, known, Site(site), guard)
         return io.NodeOutput(attach(model, made, listener(cls.hidden.unique_id, notes)))
 
@@ -71,7 +72,8 @@ class EncoreCalibrate(io.ComfyNode):
             display_name="Encore Calibrate",
             category="encore",
             description="Samples a few times without a cache, with the settings that you use, and writes what TRACE learns from it to "
-            "models/encore: some 70 kB, whatever the model. The file serves every speed and other numbers of steps.",
+            "models/encore: some 70 kB, and a megabyte at most for each rehearsed speed. The file serves every speed and other numbers "
+            "of steps.",
             is_output_node=True,
             search_aliases=["calibrate", "trace"],
             inputs=[

@@ -1,8 +1,7 @@
-"""TRACE's closed loop: rehearsals against real roll-outs, the guard, plans for an error, and weights for steps that nobody planned."""
-
-import math
+"""TRACE's closed loop: plans from files, the guard, plans for an error, and weights for steps that nobody planned."""
 
 import host_models
+import numpy as np
 import pytest
 import torch
 from pack.cache_core import CacheError, RecipeError, Schedule
@@ -15,16 +14,13 @@ from pack.cache_core.trace import (
     ForQuality,
     ForSpeed,
     Given,
-    Rehearsal,
     Shelf,
     Statistics,
     Trajectory,
     calibrated,
-    even,
     fit,
     load,
     plan,
-    rehearse,
     rehearsed,
     save,
     universal,
@@ -32,60 +28,13 @@ from pack.cache_core.trace import (
 from pack.cache_core.trace.bands import LEVELS
 from pack.cache_core.trace.calibration import refitted
 from pack.cache_core.trace.fit import DEPTH
-from pack.cache_core.trace.rehearse import performances
 from pack.cache_core.types import Observation, Step
 from pack.nodes import trace as trace_nodes
 from pack.nodes.adapters.host import attach
 from policy_runs import flow
-
-fit_module = __import__("sys").modules[fit.__module__]
+from trace_runs import World
 
 MASK = [0, 4, 8, 12, 16, 19]
-
-
-class World:
-    """A model in closed form on latents [6, 4, 8, 8]: a smooth path, and an answer to drift that mixes channels."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        random = torch.Generator().manual_seed(5)
-        self.sigmas = schedule.sigmas
-        self.start, *self.bases = (torch.randn(6, 4, 8, 8, generator=random) for _ in range(9))
-        self.mixing = torch.randn(4, 4, generator=random)
-        self.teacher, x = [self.start], self.start
-        for n, sigma in enumerate(self.sigmas[:-1]):
-            x = x + (self.sigmas[n + 1] - sigma) * self.path(sigma)
-            self.teacher.append(x)
-
-    def path(self, sigma: float) -> torch.Tensor:
-        waves = (1.0, sigma, *(math.sin(turns * sigma + turns) for turns in (5, 7, 9, 11, 13)), math.exp(-4 * sigma))
-        return sum(wave * base for wave, base in zip(waves, self.bases, strict=True))
-
-    def velocity(self, n: int, x: torch.Tensor) -> torch.Tensor:
-        drift = x - self.teacher[n]
-        return self.path(self.sigmas[n]) - drift + torch.einsum("ij,bjhw->bihw", self.mixing, drift)
-
-    def velocities(self) -> list[torch.Tensor]:
-        return [self.path(sigma) for sigma in self.sigmas[:-1]]
-
-    def sample(self, made) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """The final latent of a cached sampling by the plan `made`, and the velocities that it computed."""
-        x, known, computed = self.start, [], []
-        for n, sigma in enumerate(self.sigmas[:-1]):
-            if n in made.computed:
-                computed.append(self.velocity(n, x))
-                known = [*known, computed[-1]][-DEPTH:]
-            v = known[-1]
-            if n in made.weights:
-                (row,) = made.weights[n]
-                v = sum(weight * part for weight, part in zip(row, [*known, x], strict=True))
-            x = x + (self.sigmas[n + 1] - sigma) * v
-        return x, computed
-
-    def error(self, made) -> float:
-        return float((self.sample(made)[0] - self.teacher[-1]).norm() / self.teacher[-1].norm())
-
-    def perform(self, made) -> Rehearsal:
-        return Rehearsal.of(made, self.start, self.velocities(), self.sample(made)[1])
 
 
 @pytest.fixture
@@ -93,71 +42,24 @@ def world():
     return World(flow(20))
 
 
-def of(world: World) -> Statistics:
-    return Statistics.of(world.start, world.velocities(), world.sigmas[:-1], (), 0.0)
-
-
-def test_a_rehearsal_tells_the_error_that_the_sampling_had(world):
-    made = fit(of(world), MASK)
-    outcome = world.perform(made).outcome(of(world))
-    assert outcome.error == pytest.approx(world.error(made), rel=0.01)
-    assert outcome.weights == made.weights
-
-
-def test_a_plan_refitted_to_a_rehearsal_comes_closer_than_a_guessed_one(world, monkeypatch):
-    monkeypatch.setattr(fit_module, "SLOPES", (-1.0, 0.0))  # which is wrong of this model
-    guessed = fit(of(world), MASK)
-    best = rehearse(of(world), [guessed], world.perform)
-    assert best.computed == guessed.computed
-    assert world.error(best) < 0.8 * world.error(guessed)
-    assert best.error == pytest.approx(world.error(best), rel=0.01)
-
-
-def test_a_refit_is_held_near_the_weights_that_were_rehearsed(world):
-    made = fit(of(world), MASK)
-    refitted_plan = world.perform(made).refit(of(world), ridge=1e9)
-    for step, rows in made.weights.items():
-        assert refitted_plan.weights[step][0] == pytest.approx(rows[0], rel=1e-4, abs=1e-6)
-
-
-def test_rehearsals_never_return_a_plan_that_was_seen_to_be_worse(world):
-    guessed = fit(of(world), MASK)
-    assert rehearse(of(world), [guessed], world.perform, rounds=1).weights == guessed.weights
-
-
-def test_of_several_plans_the_better_half_goes_on(world):
-    plans, seen = [fit(of(world), mask) for mask in (MASK, even(20, len(MASK)), [*range(len(MASK))])], []
-
-    def perform(made):
-        seen.append(made.computed)
-        return world.perform(made)
-
-    best = rehearse(of(world), plans, perform, rounds=3)
-    assert len(seen) == performances(3, 3) == 3 + 1 + 1
-    assert set(seen[:3]) == {made.computed for made in plans}
-    assert best.computed == min(plans, key=world.error).computed == seen[3] == seen[4]
-
-
-def test_a_rehearsal_by_a_sampler_of_more_evaluations_is_refused(world):
-    made = fit(of(world), MASK)
-    with pytest.raises(CacheError, match="velocities"):
-        Rehearsal.of(made, world.start, world.velocities(), world.velocities())
-
-
 def test_rehearsed_plans_come_back_from_the_file_and_serve_their_schedule_alone(world, tmp_path):
     schedule = flow(20)
-    made = rehearsed(calibrated("mine", of(world), {}, tries=5), (2.0, 3.0), world.perform, rounds=2)
+    made = rehearsed(calibrated("mine", world.statistics(), {}, tries=5), (2.0, 3.0), world)
     save(made, tmp_path / "c.safetensors")
     back = load(tmp_path / "c.safetensors")
     count = budget(20, 3.0)
     assert back.plans == made.plans
+    assert all(known.plan.mixing for known in made.plans)
+    for ours, theirs in zip(made.plans, back.plans, strict=True):
+        assert ours.plan.mixing.keys() == theirs.plan.mixing.keys()
+        assert all(np.allclose(table, theirs.plan.mixing[step], rtol=1e-6) for step, table in ours.plan.mixing.items())
     assert plan(back, schedule, count).weights == made.plans[0].plan.weights
     assert plan(back, flow(20, start=0.9), count).weights != made.plans[0].plan.weights
     assert plan(back, schedule, count + 1).weights == fit(back.statistics, back.computed(schedule, count + 1)).weights
 
 
 def test_a_plan_for_an_error_computes_the_fewest_steps_that_keep_it(world):
-    known, schedule = calibrated("mine", of(world), {}, tries=20), flow(20)
+    known, schedule = calibrated("mine", world.statistics(), {}, tries=20), flow(20)
     limit = 1.01 * plan(known, schedule, 9).error
     found = ForQuality(known, limit).plan(schedule)
     assert found.error <= limit
@@ -180,7 +82,7 @@ def kept(world: World, steps: list[int]) -> History:
 
 
 def test_where_other_steps_were_computed_weights_are_fitted_for_those(world):
-    known, schedule = calibrated("mine", of(world), {}, tries=5), flow(20)
+    known, schedule = calibrated("mine", world.statistics(), {}, tries=5), flow(20)
     planner = ForSpeed(known, 3.0)
     planned = planner.plan(schedule)
     extra = next(n for n in range(4, 18) if n not in planned.computed and n + 1 not in planned.computed)
@@ -194,7 +96,7 @@ def test_where_other_steps_were_computed_weights_are_fitted_for_those(world):
 
 
 def test_a_plan_of_fewer_anchors_than_are_kept_is_followed_as_it_is(world):
-    made, steps = fit(of(world), MASK, depth=3), MASK[:5]
+    made, steps = fit(world.statistics(), MASK, depth=3), MASK[:5]
     x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     parts = [*(world.path(world.sigmas[n]) for n in steps[-3:]), x]
     wanted = sum(weight * part for weight, part in zip(made.weights[17][0], parts, strict=True))
@@ -204,7 +106,7 @@ def test_a_plan_of_fewer_anchors_than_are_kept_is_followed_as_it_is(world):
 
 @pytest.mark.parametrize(("factor", "reuse"), [(0.9, True), (1.1, False)])
 def test_an_exam_beyond_the_alarm_has_the_next_step_computed_once(world, factor, reuse):
-    known, schedule = calibrated("mine", of(world), {}, tries=5), flow(20)
+    known, schedule = calibrated("mine", world.statistics(), {}, tries=5), flow(20)
     policy = Traced(ForSpeed(known, 3.0))
     planned = policy.planner.plan(schedule)
     step = next(n for n in sorted(planned.exams) if n + 1 < 20 and n + 1 not in planned.computed)
@@ -246,20 +148,6 @@ def test_a_model_unlike_the_calibrations_is_computed_more_often_and_the_report_s
     guarded, free = ledgers
     assert free.computed == budget(20, 3.0) < guarded.computed
     assert any("as far off as expected" in entry.reason for entry in guarded.entries)
-
-
-@pytest.mark.host
-def test_a_rehearsal_through_the_host_computes_the_plan(world):
-    model, into = host_models.make("flux"), Trajectory()
-    host_models.sample(attach(model, p.collect(into)), "flux", steps=12)
-    known, student = calibrated("tiny", into.statistics(LEVELS, 0.0), {}, tries=5), Trajectory()
-    made = plan(known, Schedule((*known.statistics.sigmas, 0.0)), 6)
-    final = host_models.sample(attach(model, p.rehearse(made, student)), "flux", steps=12)
-    assert len(student.velocities) == 6
-    outcome = Rehearsal.of(made, into.start, into.velocities, student.velocities).outcome(known.statistics)
-    uncached = host_models.sample(model, "flux", steps=12)
-    assert outcome.error == pytest.approx(float((final - uncached).norm() / uncached.norm()), rel=0.05)
-    assert Given(made).plan(flow(12)) is made
 
 
 def test_what_ships_expects_an_exam_at_every_computed_step_but_the_first_two():

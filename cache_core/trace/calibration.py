@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -63,6 +63,10 @@ class Calibration:
     masks: tuple[Levels, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
     plans: tuple[Rehearsed, ...] = ()
+
+    def unrehearsed(self) -> "Calibration":
+        """The same without plans, for another model than its own: where channels mix, they mean something else there."""
+        return replace(self, plans=())
 
     def computed(self, schedule: Schedule, count: int) -> frozenset[int]:
         """`count` steps of `schedule` to compute: the searched mask of the nearest share, placed alike along sigma."""
@@ -123,7 +127,9 @@ def load(path: Path) -> Calibration:
     if header is None or gram is None:
         raise CacheError(f"{path.name} is a safetensors file, but no calibration of Encore. Choose a file that Encore Calibrate wrote.")
     if header.get("format") not in READABLE:
-        raise CacheError(f"{path.name} has format {header.get('format')}, and this Encore reads up to {FORMAT}. Update Encore or calibrate anew.")
+        raise CacheError(
+            f"{path.name} has format {header.get('format')}, and this Encore reads up to {FORMAT}. Update Encore or calibrate anew."
+        )
     statistics = Statistics(
         tuple(header["sigmas"]), gram.double().numpy(), tuple(header["levels"]), float(header["end"]), int(header["trajectories"])
     )

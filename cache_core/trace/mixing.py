@@ -9,6 +9,7 @@ ridges a band takes the one that helps each half of the trajectories most if it 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def differences(count: int) -> Array:
     line = list(np.eye(count)[:-1])
     made = [line[-1]]
     while len(line) > 1:
-        line = [new - old for old, new in zip(line, line[1:], strict=False)]
+        line = [new - old for old, new in pairwise(line)]
         made.append(line[-1])
     return np.stack([*made, np.eye(count)[-1]])
 

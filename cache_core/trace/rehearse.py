@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..measure import TINY
 from .bands import join
 from .fit import DEPTH, Plan, order_one
 from .mixing import Problem, blend, mix
 from .statistics import Array
+
+LEAST = 1e-3  # share of the mean below which what is left of a trajectory's goal makes no difference
 
 
 class Stage(Protocol):
@@ -60,10 +63,12 @@ class Student:
         """Regressors: anchors, oldest first, then the latent."""
         return [*self.anchors, self.x]
 
+    def goal(self, stride: float) -> Tensor:
+        """The velocity [B, C, (F,) H, W] that leads to where the teacher is after this step."""
+        return (self.teacher - self.x) / stride
 
-def rehearse(
-    stage: Stage, computed: Iterable[int], levels: tuple[int, ...], depth: int = DEPTH, mixes: bool = True
-) -> Plan:
+
+def rehearse(stage: Stage, computed: Iterable[int], levels: tuple[int, ...], depth: int = DEPTH, mixes: bool = True) -> Plan:
     """The plan that computes these steps, with the error that it had. Unless it `mixes`, all channels go by one weight."""
     sigmas, mask = np.array(stage.sigmas), sorted(computed)
     students = [Student(start := stage.start(number).float(), start) for number in range(stage.batches)]
@@ -108,14 +113,13 @@ def _visit(stage: Stage, students: Sequence[Student], sigma: float, line: Array 
     return None if line is None else math.sqrt(missed / total)
 
 
-def _fitted(
-    students: Sequence[Student], stride: float, levels: tuple[int, ...], prior: Array, mixes: bool
-) -> tuple[Array, Array | None]:
+def _fitted(students: Sequence[Student], stride: float, levels: tuple[int, ...], prior: Array, mixes: bool) -> tuple[Array, Array | None]:
     """Weights [bands, P] that lead all students back to their teachers in this step, and what mixing adds if both halves have some."""
     halves: list[Problem | None] = [None, None]
-    before = 0
-    for student in students:
-        parts, goal = torch.stack(student.parts), (student.teacher - student.x) / stride
+    before, shares = 0, _shares(students, stride, prior)
+    for student, share in zip(students, shares, strict=True):
+        scale = share.sqrt().reshape(-1, *[1] * (student.x.ndim - 1))
+        parts, goal = torch.stack(student.parts) * scale, student.goal(stride) * scale
         for half in range(2):
             rows = slice((half - before) % 2, None, 2)
             if len(goal[rows]):
@@ -126,6 +130,16 @@ def _fitted(
     whole = problems[0] if len(problems) == 1 else problems[0] + problems[1]
     weights = whole.weights(prior)
     return weights, mix(problems, weights) if mixes and len(problems) == 2 and whole.rows > 1 else None
+
+
+def _shares(students: Sequence[Student], stride: float, prior: Array) -> list[Tensor]:
+    """What each trajectory counts [B]: the inverse of what order 1 leaves of its goal, so that a few bad ones do not rule the fit."""
+    left = []
+    for student in students:
+        (line,) = blend(student.parts, [prior.tolist()], None)
+        left.append((student.goal(stride) - line).square().flatten(1).sum(1))
+    mean = torch.cat(left).mean() + TINY
+    return [1.0 / (part / mean).clamp_min(LEAST) for part in left]
 
 
 def _distance(students: Sequence[Student]) -> float:

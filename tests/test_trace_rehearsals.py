@@ -1,0 +1,190 @@
+"""TRACE's rehearsals against plain roll-outs and plain least squares, and channels that mix."""
+
+import dataclasses
+import itertools
+
+import host_models
+import numpy as np
+import pytest
+import torch
+from pack.cache_core import CacheError, Schedule
+from pack.cache_core import published as p
+from pack.cache_core.history import History, Placement
+from pack.cache_core.predictors import fitted
+from pack.cache_core.trace import Shelf, Trajectory, calibrated, even, fit, rehearse
+from pack.cache_core.trace.bands import LEVELS, split
+from pack.cache_core.trace.mixing import Problem, blend, differences, mix
+from pack.cache_core.trace.rehearse import best
+from pack.nodes.adapters.host import attach
+from pack.nodes.adapters.visit import visit
+from policy_runs import flow
+from trace_runs import World
+
+MASK = [0, 4, 8, 12, 16, 19]
+
+
+@pytest.fixture
+def world():
+    return World(flow(20))
+
+
+def plain(world, mask, depth=5, ridge=1e-4):
+    """Weights of a roll-out of all trajectories together, each step's by least squares on stacked numbers, and where it ended."""
+    x, teacher, known, rows = world.begin, world.begin, [], {}
+    for n, (sigma, after) in enumerate(itertools.pairwise(world.sigmas)):
+        stride = after - sigma
+        if n in mask:
+            known = [*known, (sigma, world.velocity(n, x))][-depth:]
+        teacher = teacher + stride * world.path(sigma)
+        v = known[-1][1]
+        if len(known) > 1:
+            (old, _), (new, _) = known[-2:]
+            reach = (sigma - new) / (new - old)
+            prior = np.array([0.0] * (len(known) - 2) + [-reach, 1 + reach, 0.0])
+            parts = [part for _, part in known] + [x]
+            goal = (teacher - x) / stride
+            left = (goal - sum(float(weight) * part for weight, part in zip(prior, parts, strict=True))).square().flatten(1).sum(1)
+            counts = (left / left.mean()).clamp_min(1e-3)[:, None] ** -0.5  # a trajectory counts the less, the more order 1 leaves of it
+            table = np.stack([(counts * part.flatten(1)).double().flatten().numpy() for part in parts], 1)
+            goal = (counts * goal.flatten(1)).double().flatten().numpy()
+            pull = ridge * (table**2).sum() / len(parts)
+            stacked = np.concatenate([table, np.sqrt(pull) * np.eye(len(parts))])
+            rows[n] = np.linalg.lstsq(stacked, np.concatenate([goal, np.sqrt(pull) * prior]), rcond=None)[0]
+            v = sum(float(weight) * part for weight, part in zip(rows[n], parts, strict=True))
+        x = x + stride * v
+    return rows, float((x - teacher).norm() / teacher.norm())
+
+
+def test_a_rehearsal_is_a_roll_out_with_each_step_fitted_on_the_way(world):
+    made, (rows, error) = rehearse(world, MASK, (), mixes=False), plain(world, MASK)
+    assert made.weights.keys() == rows.keys()
+    assert all(made.weights[step][0] == pytest.approx(rows[step], rel=1e-3, abs=1e-4) for step in rows)
+    assert made.error == pytest.approx(error, rel=1e-3)
+    assert made.error == pytest.approx(world.error(made), rel=1e-3)
+    assert made.mixing == {}
+
+
+def test_it_visits_every_trajectory_at_the_computed_steps_and_no_more(world):
+    rehearse(world, MASK, ())
+    assert world.visited == [(number, world.sigmas[step]) for step in MASK for number in range(6)]
+
+
+def test_it_comes_nearer_than_a_guess_of_what_the_model_answers(world):
+    assert world.error(rehearse(world, MASK, (), mixes=False)) < world.error(fit(world.statistics(), MASK))
+
+
+def test_its_exams_are_the_errors_of_a_line_through_the_last_two_computed_velocities(world):
+    made, seen = rehearse(world, MASK, (), mixes=False), world.sample(rehearse(world, MASK, (), mixes=False))[1]
+    for n in range(2, len(MASK)):
+        a, b, c = (world.sigmas[step] for step in MASK[n - 2 : n + 1])
+        line = seen[n - 1] + (c - b) / (b - a) * (seen[n - 1] - seen[n - 2])
+        assert made.exams[MASK[n]] == pytest.approx(float((line - seen[n]).norm() / seen[n].norm()), rel=1e-3)
+    assert set(made.exams) == set(MASK[2:])
+
+
+def test_of_several_masks_the_one_that_ends_nearest_stays(world):
+    masks = [MASK, even(20, len(MASK)), [*range(len(MASK))]]
+    errors = [rehearse(world, mask, ()).error for mask in masks]
+    assert best(world, masks, ()).computed == frozenset(masks[errors.index(min(errors))])
+
+
+def test_channels_mix_where_the_model_mixes_them(world):
+    mixed, alike = rehearse(world, MASK, ()), rehearse(world, MASK, (), mixes=False)
+    assert mixed.mixing
+    assert world.error(mixed) < 0.8 * world.error(alike)
+    assert mixed.error == pytest.approx(world.error(mixed), rel=1e-3)
+
+
+def random_problem(seed, rows=64, noise=0.0, levels=()):
+    """Parts [3, B, 4, 8, 8] and a goal: the newest anchor's channels in another order, and noise."""
+    random = torch.Generator().manual_seed(seed)
+    parts = torch.randn(3, rows, 4, 8, 8, generator=random)
+    goal = parts[1].roll(1, 1) + noise * torch.randn(rows, 4, 8, 8, generator=random)
+    return parts, goal, Problem.of(parts, goal, levels)
+
+
+def test_mixing_finds_what_one_channel_tells_of_another():
+    parts, goal, one = random_problem(1)
+    found = mix([one, random_problem(2)[2]], weights := np.zeros((1, 3)))
+    (answer,) = blend(list(parts), weights.tolist(), found)
+    assert float((answer - goal).norm() / goal.norm()) < 0.01
+
+
+def test_mixing_that_helps_no_other_trajectory_is_left_out():
+    parts, _, _ = random_problem(1, rows=2)
+    halves = [Problem.of(parts, torch.randn_like(parts[0]), ()) for _ in range(2)]
+    assert mix(halves, np.zeros((1, 3))) is None
+
+
+def test_a_problem_is_the_products_of_its_bands():
+    parts, goal, made = random_problem(3, rows=2, levels=LEVELS)
+    fine = split(parts, LEVELS)[0].double()  # [P, B, C, H, W]
+    told = torch.einsum("pbrhw,qbshw->prqs", fine, fine).reshape(12, 12)
+    assert np.allclose(made.square[0], told, rtol=1e-6)
+    right = torch.einsum("pbrhw,bshw->prs", fine, split(goal, LEVELS)[0].double()).reshape(12, 4)
+    assert np.allclose(made.right[0], right, rtol=1e-5, atol=1e-4)
+    assert made.own.sum() == pytest.approx(float(goal.double().square().sum()), rel=1e-6)
+
+
+def test_what_weights_leave_is_measured_without_the_numbers_themselves():
+    parts, goal, made = random_problem(4, rows=2, noise=1.0)
+    weights = np.array([[0.3, -0.2, 0.5]])
+    rest = goal - sum(float(weight) * part for weight, part in zip(weights[0], parts, strict=True))
+    assert made.left(weights).own[0] == pytest.approx(float(rest.double().square().sum()), rel=1e-5)
+    changed = torch.stack([parts[1], parts[1] - parts[0], parts[2]])
+    assert np.allclose(made.left(weights).right, Problem.of(changed, rest, ()).right, atol=1e-2)
+
+
+def test_differences_are_backward_and_of_rising_order():
+    assert differences(4).tolist() == [[0, 0, 1, 0], [0, -1, 1, 0], [1, -2, 1, 0], [0, 0, 0, 1]]
+
+
+def test_a_latent_of_too_many_channels_goes_by_weights_alone():
+    parts, goal = torch.randn(3, 4, 64, 8, 8), torch.randn(4, 64, 8, 8)
+    assert Problem.of(parts, goal, ()).rows == 1
+
+
+def test_a_forecast_mixes_by_the_plan_and_not_for_another_number_of_channels(world):
+    made = rehearse(world, MASK, ())
+    step = next(step for step in sorted(made.mixing) if len(made.anchors[step]) == 3)
+    for channels in (4, 6):
+        history, x = History(5, Placement()), torch.randn(1, channels, 8, 8)
+        for n in range(4):
+            history.push(1.0 - n / 10, torch.randn(1, channels, 8, 8))
+        found = fitted.combine(history, made, step, x)
+        told = blend([*history.features[1:], x], made.weights[step], made.mixing[step] if channels == 4 else None)[0]
+        assert torch.allclose(found, told)
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(("family", "cfg"), [("flux", 1.0), ("wan", 3.0)])
+def test_a_visit_is_the_evaluation_that_a_sampling_makes(family, cfg):
+    model, into = host_models.make(family), Trajectory()
+    host_models.sample(attach(model, p.collect(into)), family, steps=6, cfg=cfg)
+    told = host_models.prompt(5, 11), host_models.prompt(5, 12)
+    with torch.inference_mode():
+        for n in (0, 3):
+            x = into.start + sum(
+                (after - sigma) * v for sigma, after, v in zip(into.sigmas, into.sigmas[1 : n + 1], into.velocities, strict=False)
+            )
+            seen = visit(model, x, into.sigmas[n], cfg, *told, torch.zeros_like(x))
+            assert float((seen - into.velocities[n]).norm() / seen.norm()) < 1e-4
+
+
+def test_a_trajectory_that_is_gone_says_so(tmp_path):
+    with pytest.raises(CacheError, match="gone or damaged"):
+        Shelf(tmp_path, "key").velocity(3, 0)
+
+
+def test_what_lies_on_a_shelf_is_read_a_step_at_a_time(world, tmp_path):
+    into = Trajectory(world.begin, list(world.sigmas[:-1]), world.velocities())
+    shelf = Shelf(tmp_path, "key")
+    shelf.put(0, into, (), 0.0)
+    assert torch.equal(shelf.start(0), world.begin.half())
+    assert torch.equal(shelf.velocity(0, 7), world.velocities()[7].half())
+
+
+def test_a_plan_compares_by_its_weights(world):
+    made = rehearse(world, MASK, ())
+    assert made == dataclasses.replace(made, mixing={})
+    assert calibrated("mine", world.statistics(), {}, tries=2).computed(Schedule(world.sigmas), 5)
