@@ -18,6 +18,7 @@ from .teachers import calibration, recorded
 __all__ = ["COLUMNS", "run"]
 SPEEDS = (2.0, 4.0)
 DEPTHS = (2, 3, 4)  # anchors, besides the usual number
+ROLLED = 48  # trajectories that are rehearsed
 SIZES = (1, 4, 16)  # trajectories of a calibration, besides the usual number
 TERMS = {
     "target: the teacher's velocity": Terms(returns=False),
@@ -29,13 +30,13 @@ TERMS = {
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     """Uncached, and at each speed the whole method and every variation of it. Seconds are not the point: `rounds` may be 1."""
-    own = calibration(course.family, setting, speeds=SPEEDS)
+    own, alike = (calibration(course.family, setting, ROLLED, SPEEDS, mixes) for mixes in (True, False))
     changed = {words: recorded(course.family, other) for words, other in shifted(setting).items()}
     changed |= {f"{count} trajectories": recorded(course.family, setting, count) for count in SIZES}
     entrants = [
         Entrant("trace", setting, f"{speed:g}x, {words}", p.follow(made))
         for speed in SPEEDS
-        for words, made in variations(own, changed, setting.steps, speed)
+        for words, made in variations(own, alike, changed, setting.steps, speed)
     ]
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)
@@ -46,12 +47,15 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     return [table.row(result, {}) for result in results]
 
 
-def variations(own: Calibration, changed: dict[str, Statistics], steps: int, speed: float) -> Iterator[tuple[str, Plan]]:
-    """Words and plan of the whole method, then of each variation, on one mask."""
+def variations(
+    own: Calibration, alike: Calibration, changed: dict[str, Statistics], steps: int, speed: float
+) -> Iterator[tuple[str, Plan]]:
+    """Words and plan of the whole method, then of each variation on its mask; that of `alike`, whose channels do not mix, may differ."""
     schedule = Schedule((*own.statistics.sigmas, own.statistics.end))
     whole = plan(own, schedule, budget(steps, speed))
     mask = whole.computed
     yield "all of it", whole
+    yield "channels do not mix", plan(alike, schedule, budget(steps, speed))
     yield "without rehearsals", fit(own.statistics, mask)
     yield "without bands", fit(own.statistics.whole(), mask)
     for depth in DEPTHS:

@@ -1,6 +1,6 @@
 """`./encore bench frontier`: quality against cost, TRACE next to its strongest rivals at equal computed steps.
 
-TRACE is calibrated here, on prompts of its own, before the held-out ones are sampled.
+TRACE goes by the calibration that ships, if it is of this setting, or is calibrated here: both on prompts of its own, none held out.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar, only: Sequence[
     """
     if unknown := sorted(set(only) - set(NAMES)):
         raise CacheError(f"The frontier has no {', '.join(unknown)}. Choose from {', '.join(NAMES)}.")
-    own = teachers.calibration(course.family, setting, speeds=SPEEDS)
+    own = teachers.shipped(course.family, setting) or teachers.calibration(course.family, setting, speeds=SPEEDS)
     other = teachers.universal(setting.steps, without=course.family)
     entrants = [entrant for speed in SPEEDS for entrant in entries(own, other, setting, course.family, speed)]
     entrants = [entrant for entrant in entrants if not only or entrant.method in only]

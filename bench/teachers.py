@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cache, reduce
+from pathlib import Path
 from random import Random
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..cache_core import Schedule
 from ..cache_core import published as p
-from ..cache_core.trace import Calibration, Statistics, Trajectory, calibrated, rehearsed
+from ..cache_core.trace import Calibration, Statistics, Trajectory, calibrated, load, rehearsed
 from ..cache_core.trace.bands import LEVELS
 from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, conditions, load_model
 from ..demo.world import draw_scene
@@ -20,6 +21,7 @@ from .contest import Course, weights
 
 PROMPTS = HELD_OUT << 1  # seed of the calibrations' prompts and noise, out of reach of the held-out ones
 TRAJECTORIES = 8
+CALIBRATIONS = Path(__file__).parents[1] / "demo" / "calibrations"
 # Those that the universal calibration is of: with prompts and with class labels, with CFG and without.
 TEACHERS = {**DEFAULTS, "dit-skip": twins.SETTING, "dit": replace(twins.SETTING, cfg=1.0)}
 
@@ -81,6 +83,13 @@ def calibration(
     found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), about)
     speeds = speeds if setting.sampler == "euler" else ()  # plans are fitted to Euler's steps
     return rehearsed(found, speeds, Recorded(room, setting, teacher), mixes=mixes)
+
+
+def shipped(family: str, setting: Setting) -> Calibration | None:
+    """The calibration of a demo model that comes with Encore, if it was made for `setting`."""
+    if setting != TEACHERS[family]:
+        return None
+    return load(CALIBRATIONS / f"demo-{family}.safetensors")
 
 
 @cache

@@ -75,7 +75,7 @@ class TestWhatIsWritten:
             for name, make in vars(published).items()
             if inspect.isfunction(make) and not name.startswith("_") and inspect.signature(make).return_annotation in (Recipe, "Recipe")
         }
-        ours = {"measure", "masked", "collect", "rehearse", "follow", "planned", "trace_to"}
+        ours = {"measure", "masked", "collect", "follow", "planned", "trace_to"}
         learned = {"block_cache", "block_profile"}  # has a benchmark of its own
         assert made - ours - learned == {method.make.__name__ for method in methods.METHODS}
 
@@ -257,10 +257,12 @@ def test_every_ablation_is_on_the_mask_of_the_whole():
     schedule = flow(20)
     start, *velocities = (torch.randn(2, 4, 8, 8, generator=random) for _ in range(21))
     known = calibrated("mine", Statistics.of(start, velocities, schedule.sigmas[:-1], LEVELS, 0.0), {}, tries=2)
-    found = dict(ablations.variations(known, {"another": known.statistics}, 20, 2.0))
-    assert len(found) == 12
+    found = dict(ablations.variations(known, known, {"another": known.statistics}, 20, 2.0))
+    assert len(found) == 13
     assert len({made.computed for made in found.values()}) == 1
-    assert len({str(made.weights) for made in found.values()}) == 10  # three are alike: nothing was rehearsed, "another" is the same
+    assert (
+        len({str(made.weights) for made in found.values()}) == 10
+    )  # four are alike: nothing was rehearsed or mixed, "another" is the same
 
 
 @pytest.mark.parametrize("family", ["flux", "wan"])

@@ -72,7 +72,8 @@ def rehearse(stage: Stage, computed: Iterable[int], levels: tuple[int, ...], dep
     """The plan that computes these steps, with the error that it had. Unless it `mixes`, all channels go by one weight."""
     sigmas, mask = np.array(stage.sigmas), sorted(computed)
     students = [Student(start := stage.start(number).float(), start) for number in range(stage.batches)]
-    weights, anchors, exams, mixing, known = {}, {}, {}, {}, []
+    weights, anchors, exams, mixing = {}, {}, {}, {}
+    known: list[int] = []
     for n in range(len(sigmas) - 1):
         stride = float(sigmas[n + 1] - sigmas[n])
         if n in mask:
