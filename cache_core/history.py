@@ -26,6 +26,7 @@ class History:
         self._features: deque[Tensor] = deque(maxlen=depth)
         self._probes: deque[Tensor | None] = deque(maxlen=depth)
         self._placement = placement
+        self._each = 0  # bytes of an anchor
 
     def __len__(self) -> int:
         return len(self._times)
@@ -46,7 +47,7 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        return sum([kept.nbytes for kept in (*self._features, *self._probes) if kept is not None])
+        return len(self._times) * self._each
 
     def push(self, time: float, feature: Tensor, probe: Tensor | None = None, ours: bool = False) -> None:
         """Keep copies of `feature` [B, ...] and `probe`, the former itself if it is `ours`: nobody writes into it any more.
@@ -56,12 +57,17 @@ class History:
         if self._times and self._times[-1] == time:
             for line in (self._times, self._features, self._probes):
                 line.pop()
+        kept, beside = self._placed(feature, not ours), None if probe is None else self._placed(probe, True)
         self._times.append(time)
-        self._features.append(self._placed(feature, not ours))
-        self._probes.append(None if probe is None else self._placed(probe, True))
+        self._features.append(kept)
+        self._probes.append(beside)
+        self._each = kept.nbytes + (0 if beside is None else beside.nbytes)
 
     def _placed(self, tensor: Tensor, copy: bool) -> Tensor:
-        return tensor.detach().to(self._placement.device, self._placement.dtype or tensor.dtype, copy=copy)
+        kept, place = tensor.detach() if tensor.requires_grad else tensor, self._placement
+        if not copy and place.device is None and place.dtype is None:
+            return kept
+        return kept.to(place.device, place.dtype or kept.dtype, copy=copy)
 
     def combine(self, weights: Sequence[float], like: Tensor) -> Tensor:
         """Sum of weights[k] * feature[k] over the newest len(weights) anchors, summed in at least float32.
@@ -71,7 +77,7 @@ class History:
         wide = like.dtype if like.dtype in WIDE else torch.float32
         total: Tensor | None = None
         for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
-            term = feature.to(like.device, wide)
+            term = feature if feature.dtype is wide and feature.device == like.device else feature.to(like.device, wide)
             total = term * weight if total is None else total.add_(term, alpha=weight)
         assert total is not None, "combine needs at least one anchor"
-        return total.to(like.dtype)
+        return total if wide is like.dtype else total.to(like.dtype)

@@ -34,9 +34,9 @@ class Run:
 
     def begin(self, sigma: float, x: Tensor) -> None:
         """Open the evaluation at noise level `sigma` of the solver's state `x` [B, ...]."""
-        step = Step(self.schedule, sigma, self.ledger.evaluations)
+        step = Step(self.schedule, sigma, len(self.ledger.entries))
         self._verdicts, self._errors, self._calls, self.macs = [], [], {}, 0
-        self._evaluation = (step, Stopwatch(x.device))
+        self._evaluation = (step, Stopwatch(x.is_cuda))
 
     def occurrence(self, key: StreamKey) -> tuple[StreamKey, int]:
         """`key` and how often it has come before in this evaluation: guidance methods ask for a condition repeatedly."""
@@ -51,7 +51,11 @@ class Run:
         """
         step, _ = self._now()
         verdicts = [self._stream(case).propose(step, case.probe, case.x if case.picture is None else case.picture) for case in cases]
-        verdict = next((verdict for verdict in verdicts if not verdict.reuse), verdicts[0])
+        verdict = verdicts[0]
+        for other in verdicts:
+            if not other.reuse:
+                verdict = other
+                break
         self._verdicts.append(verdict)
         return verdict.reuse
 
@@ -69,7 +73,7 @@ class Run:
         error = stream.record(case.x, y, ours)
         if error is not None:
             self._errors.append(error)
-        return stream.corrected(case.x, y)
+        return stream.corrected(case.x, y) if stream.corrects else y
 
     def end(self) -> None:
         """Close the evaluation and note it in the ledger: computed if anything in it was."""
@@ -81,7 +85,7 @@ class Run:
         if 0.0 < share < 1.0:
             verdict = replace(verdict, reason=f"{len(computed)} of {len(verdicts)} parts: {verdict.reason}")
         self.ledger.add(step, verdict, self.macs, watch.stop(), self._errors, share)
-        self.ledger.peak_bytes = max(self.ledger.peak_bytes, sum(stream.nbytes for stream in self._streams.values()))
+        self.ledger.peak_bytes = max(self.ledger.peak_bytes, sum([stream.nbytes for stream in self._streams.values()]))
         self._evaluation = None
 
     def retreat(self, reason: str) -> None:
@@ -98,8 +102,12 @@ class Run:
 
     def _stream(self, case: Case) -> Stream:
         """The stream of a condition at one place, shape, dtype and device: any other of these is another stream."""
+        if case.stream is not None:
+            found: Stream = case.stream
+            return found
         form = (case.key, case.place, case.x.shape, case.x.dtype, case.x.device)
         stream = self._streams.get(form)
         if stream is None:
             stream = self._streams[form] = Stream(self.recipe, case.place)
+        case.stream = stream
         return stream

@@ -1,6 +1,7 @@
 """One stream: a condition at a site, followed from evaluation to evaluation."""
 
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +24,8 @@ class Stream:
     def __init__(self, recipe: Recipe, place: Place | None = None) -> None:
         self._recipe = recipe
         self._place = place
+        self.corrects = recipe.predictor.corrects
+        self._keeps = recipe.predictor.keeps_inputs, recipe.predictor.keeps_probes
         self._examined = recipe.site not in (Site.BLOCK, Site.BRANCH) or goes_by_exams(recipe.policy)
         self._state: Any = recipe.policy.init()
         self._history = History(recipe.predictor.depth, recipe.placement)
@@ -34,6 +37,8 @@ class Stream:
     @property
     def nbytes(self) -> int:
         """Bytes of the anchors and of what the policy compares with."""
+        if self._state is None:
+            return self._history.nbytes
         compared = {id(kept): kept.nbytes for kept in _tensors(self._state)}
         return self._history.nbytes + sum(compared.values())
 
@@ -41,7 +46,7 @@ class Stream:
         """The policy's wish for this evaluation; `probe` and the site's input `x` for policies, both [B, ...], are this stream's rows."""
         self._seen = Observation(step, probe, self._age, self._computed, x, place=self._place)
         verdict, self._state = self._recipe.policy.propose(self._state, self._seen)
-        return verdict if len(self._history) else Verdict(False, "nothing cached yet", verdict.score)
+        return verdict if self._computed else Verdict(False, "nothing cached yet", verdict.score)
 
     def reuse(self, x: Tensor) -> Tensor:
         """Forecast [B, ...] of the site's output for its input `x` [B, ...]; `x` is left as it is."""
@@ -58,23 +63,23 @@ class Stream:
         """
         seen, predictor = self._take(), self._recipe.predictor
         feature, error = self._recipe.target.encode(x, y), None
-        if self._examined and len(self._history):
+        if self._examined and self._computed:
             error = relative_error(predictor.predict(self._history, seen, x), feature)
         predictor.watch(self._history, seen, feature)
-        beside = x if predictor.keeps_inputs else seen.probe if predictor.keeps_probes else None
+        inputs, probes = self._keeps
+        beside = x if inputs else seen.probe if probes else None
         self._history.push(seen.step.sigma, feature, beside, ours or feature is not y)
         seen.error = error
         self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0
         self._computed += 1
-        self._last = seen if predictor.corrects else None
+        self._last = seen if self.corrects else None
         return error
 
     def corrected(self, x: Tensor, y: Tensor) -> Tensor:
-        """What to hand on [B, ...] for the output `y` that was just recorded: `y` itself, unless the predictor repays drift with it."""
+        """What to hand on [B, ...] for the output `y` that was just recorded, if the predictor `corrects`: it repays drift with it."""
         predictor, target = self._recipe.predictor, self._recipe.target
-        if self._last is None:
-            return y
+        assert self._last is not None, "recorded just now"
         return target.decode(x, predictor.correct(self._history, self._last, x, target.encode(x, y)))
 
     def _take(self) -> Observation:
@@ -84,10 +89,15 @@ class Stream:
         return seen
 
 
+@cache
+def _names(kind: type[Any]) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
 def _tensors(state: Any) -> list[Tensor]:
     """The tensors in a policy's state."""
     if isinstance(state, Tensor):
         return [state]
     if is_dataclass(state):
-        state = tuple([getattr(state, field.name) for field in fields(state)])
+        state = tuple([getattr(state, name) for name in _names(type(state))])
     return [kept for part in state for kept in _tensors(part)] if isinstance(state, tuple) else []

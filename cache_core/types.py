@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from torch import Tensor
 
@@ -115,6 +116,7 @@ class Case:
     probe: Tensor | None = None
     place: Place | None = None
     picture: Tensor | None = None
+    stream: Any = None  # the run's own: which of its streams this is
 
 
 @dataclass(slots=True)

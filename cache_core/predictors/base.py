@@ -78,5 +78,7 @@ class Linear(Weighted):
         """One weight per anchor, oldest first, for anchors at `times` and a forecast at `time`; they sum to 1 if not said otherwise."""
 
     def table(self, times: Sequence[float], step: Step) -> list[float]:
-        places = [self.axis.at(time, step.schedule) for time in times]
-        return self.weights(places, self.axis.at(step.sigma, step.schedule))
+        axis = self.axis
+        if axis is Axis.SIGMA:
+            return self.weights(times, step.sigma)
+        return self.weights([axis.at(time, step.schedule) for time in times], axis.at(step.sigma, step.schedule))

@@ -13,6 +13,7 @@ KEY = "encore"  # under which the run of a sampling travels in transformer_optio
 BRANCHES = "encore_skip"  # under which skip branches do
 RIVALS = ("easycache", "lazycache")  # other caches of the whole output that leave their mark in transformer_options
 ATTENTION = "optimized_attention_override"  # the host's slot for a function in place of its attention
+TIMED = {"timestep_start", "timestep_end"}  # what a condition has that acts at some noise levels only
 COMPILE = "torch.compile"  # under which ComfyUI's compile node puts its wrapper
 
 Options = Mapping[str, Any]
@@ -54,11 +55,16 @@ def active(conds: Conds, sigma: float) -> tuple[Any, ...]:
 
     Where this changes from one evaluation to the next, the function that is sampled changes.
     """
-    return tuple(
-        (cond.get("uuid"), *(_in_range(net.timestep_range, sigma) for net in _controls(cond)))
-        for cond in conds or ()
-        if _in_range((cond.get("timestep_start"), cond.get("timestep_end")), sigma)
-    )
+    return tuple([_acting(cond, sigma) for cond in conds or () if not cond.keys() & TIMED or _in_range(_span(cond), sigma)])
+
+
+def drop(transformer_options: Options, kinds: Iterable[str]) -> None:
+    """Take our wrappers of these kinds out of options that are ours alone."""
+    wrappers = transformer_options["wrappers"]
+    for kind in kinds:
+        wrappers.get(kind, {}).pop(KEY, None)
+        if not wrappers.get(kind, True):
+            del wrappers[kind]
 
 
 def window(transformer_options: Options) -> tuple[int, ...] | None:
@@ -114,7 +120,18 @@ def is_compiled(transformer_options: Options) -> bool:
 
 def replaced_blocks(transformer_options: Options) -> tuple[str, ...]:
     """Names of the blocks that some node replaces, since that changes what a call costs."""
-    return tuple(sorted(map(str, transformer_options.get("patches_replace", {}).get("dit", {}))))
+    replaced = transformer_options.get("patches_replace", {}).get("dit")
+    return tuple(sorted(map(str, replaced))) if replaced else ()
+
+
+def _span(cond: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    return cond.get("timestep_start"), cond.get("timestep_end")
+
+
+def _acting(cond: Mapping[str, Any], sigma: float) -> Any:
+    if "control" not in cond:
+        return cond.get("uuid")
+    return cond.get("uuid"), *[_in_range(net.timestep_range, sigma) for net in _controls(cond)]
 
 
 def _in_range(span: Iterable[float | None] | None, sigma: float) -> bool:
