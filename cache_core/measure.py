@@ -25,14 +25,15 @@ def relative_l1(new: Tensor, old: Tensor) -> float:
     TeaCache (arXiv:2411.19108), eq. 4.
     """
     scale = mean_abs(old)
-    return mean_abs(new - old) / scale if scale > 0.0 else float("inf")
+    return float((new - old).abs_().float().mean()) / scale if scale > 0.0 else float("inf")
 
 
 def relative_error(forecast: Tensor, truth: Tensor) -> Tensor:
     """||forecast - truth|| / ||truth|| over all elements, left on the device [] so that nothing waits for it."""
     true = truth if truth.dtype in WIDE else truth.float()
     size: Tensor = torch.linalg.vector_norm(true).add_(TINY)  # which is nothing beside any size but 0
-    return torch.linalg.vector_norm(forecast - true).div_(size)
+    distance: Tensor = torch.linalg.vector_norm(forecast - true)
+    return distance.div_(size)
 
 
 class Stopwatch:

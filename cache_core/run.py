@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ class Run:
         self.schedule = schedule
         self.ledger = Ledger(recipe.name, recipe.source, recipe.site.value, schedule.total)
         self.macs = 0  # of the evaluation under way; the adapter adds to it
+        self.found: dict[int, Any] = {}  # what the adapter found out about each network, by its identity
         self._streams: dict[Hashable, Stream] = {}
         self._evaluation: tuple[Step, Stopwatch] | None = None
         self._verdicts: list[Verdict] = []  # of the evaluation under way, one for each group

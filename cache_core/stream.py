@@ -98,6 +98,9 @@ def _tensors(state: Any) -> list[Tensor]:
     """The tensors in a policy's state."""
     if isinstance(state, Tensor):
         return [state]
+    if state is None or isinstance(state, (int, float)):
+        return []
     if is_dataclass(state):
-        state = tuple([getattr(state, name) for name in _names(type(state))])
+        kind: Any = type(state)
+        state = tuple([getattr(state, name) for name in _names(kind)])
     return [kept for part in state for kept in _tensors(part)] if isinstance(state, tuple) else []

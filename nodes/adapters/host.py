@@ -148,17 +148,16 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
     if site is UNCOND:
         return _uncond(run, inner, conds, x, sigma, lambda asked: executor(model, asked, x, timestep, passed))
     call = run.occurrence((options.window(inner), x.shape, *[options.active(cond, sigma) for cond in conds]))
-    asked, handed = [n for n, cond in enumerate(conds) if cond is not None], [None] * len(conds)
+    asked, handed = [n for n, cond in enumerate(conds) if cond is not None], dict[int, Tensor]()
 
     def compute() -> list[Tensor]:
-        handed[:] = executor(model, conds, x, timestep, passed)
+        handed.update(enumerate(executor(model, conds, x, timestep, passed)))
         return [handed[n] for n in asked]
 
     if not asked:
         return list(executor(model, conds, x, timestep, passed))
-    for n, output in zip(asked, _through(run, [(call, n) for n in asked], x, sigma, compute), strict=True):
-        handed[n] = output
-    return [torch.zeros_like(x) if output is None else output for output in handed]  # a prompt left out is nothing, as in the host
+    handed |= dict(zip(asked, _through(run, [(call, n) for n in asked], x, sigma, compute), strict=True))
+    return [handed[n] if n in handed else torch.zeros_like(x) for n in range(len(conds))]  # a prompt left out is nothing, as in the host
 
 
 def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: float, compute: Callable[[Any], list[Tensor]]) -> list[Tensor]:
