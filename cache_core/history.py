@@ -22,18 +22,16 @@ class History:
     """At most `depth` anchors, oldest first. Features all have one shape [B, ...], and so have the probes kept beside them."""
 
     def __init__(self, depth: int, placement: Placement) -> None:
-        self._times: deque[float] = deque(maxlen=depth)
+        self.times: tuple[float, ...] = ()  # noise levels, oldest first
+        self._depth = depth
         self._features: deque[Tensor] = deque(maxlen=depth)
         self._probes: deque[Tensor | None] = deque(maxlen=depth)
         self._placement = placement
+        self._plain = placement == Placement()
         self._each = 0  # bytes of an anchor
 
     def __len__(self) -> int:
-        return len(self._times)
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        return tuple(self._times)
+        return len(self.times)
 
     @property
     def features(self) -> tuple[Tensor, ...]:
@@ -47,27 +45,26 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        return len(self._times) * self._each
+        return len(self.times) * self._each
 
     def push(self, time: float, feature: Tensor, probe: Tensor | None = None, ours: bool = False) -> None:
         """Keep copies of `feature` [B, ...] and `probe`, the former itself if it is `ours`: nobody writes into it any more.
 
         A second feature at the newest time replaces the first.
         """
-        if self._times and self._times[-1] == time:
-            for line in (self._times, self._features, self._probes):
-                line.pop()
-        kept, beside = self._placed(feature, not ours), None if probe is None else self._placed(probe, True)
-        self._times.append(time)
+        if self.times and self.times[-1] == time:
+            self._features.pop()
+            self._probes.pop()
+            self.times = self.times[:-1]
+        kept = feature if ours and self._plain and not feature.requires_grad else self._placed(feature, not ours)
+        beside = None if probe is None else self._placed(probe, True)
+        self.times = (*self.times, time)[-self._depth :]
         self._features.append(kept)
         self._probes.append(beside)
         self._each = kept.nbytes + (0 if beside is None else beside.nbytes)
 
     def _placed(self, tensor: Tensor, copy: bool) -> Tensor:
-        kept, place = tensor.detach() if tensor.requires_grad else tensor, self._placement
-        if not copy and place.device is None and place.dtype is None:
-            return kept
-        return kept.to(place.device, place.dtype or kept.dtype, copy=copy)
+        return tensor.detach().to(self._placement.device, self._placement.dtype or tensor.dtype, copy=copy)
 
     def combine(self, weights: Sequence[float], like: Tensor) -> Tensor:
         """Sum of weights[k] * feature[k] over the newest len(weights) anchors, summed in at least float32.

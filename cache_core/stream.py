@@ -2,7 +2,7 @@
 
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -25,10 +25,12 @@ class Stream:
         self._recipe = recipe
         self._place = place
         self.corrects = recipe.predictor.corrects
+        self.steady = False  # whether what it keeps has all the bytes that it will ever have
+        self._depth = recipe.predictor.depth
         self._keeps = recipe.predictor.keeps_inputs, recipe.predictor.keeps_probes
         self._examined = recipe.site not in (Site.BLOCK, Site.BRANCH) or goes_by_exams(recipe.policy)
         self._state: Any = recipe.policy.init()
-        self._history = History(recipe.predictor.depth, recipe.placement)
+        self._history = History(self._depth, recipe.placement)
         self._seen: Observation | None = None
         self._last: Observation | None = None  # of the newest recorded output, for a predictor that corrects: it holds large tensors
         self._age = 0
@@ -50,7 +52,8 @@ class Stream:
 
     def reuse(self, x: Tensor) -> Tensor:
         """Forecast [B, ...] of the site's output for its input `x` [B, ...]; `x` is left as it is."""
-        seen = self._take()
+        seen = self._seen or self._unasked()
+        self._seen = None
         feature = self._recipe.predictor.predict(self._history, seen, x)
         self._state = self._recipe.policy.settle(self._state, seen, None)
         self._age += 1
@@ -61,7 +64,8 @@ class Stream:
 
         Returns the relative error [] that the forecast would have had, or None if there was no exam.
         """
-        seen, predictor = self._take(), self._recipe.predictor
+        seen, predictor = self._seen or self._unasked(), self._recipe.predictor
+        self._seen = None
         feature, error = self._recipe.target.encode(x, y), None
         if self._examined and self._computed:
             error = relative_error(predictor.predict(self._history, seen, x), feature)
@@ -73,6 +77,7 @@ class Stream:
         self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0
         self._computed += 1
+        self.steady = self._state is None and len(self._history) == self._depth
         self._last = seen if self.corrects else None
         return error
 
@@ -82,11 +87,8 @@ class Stream:
         assert self._last is not None, "recorded just now"
         return target.decode(x, predictor.correct(self._history, self._last, x, target.encode(x, y)))
 
-    def _take(self) -> Observation:
-        if self._seen is None:
-            raise ProtocolError("Stream.reuse or Stream.record was called without Stream.propose before it.")
-        seen, self._seen = self._seen, None
-        return seen
+    def _unasked(self) -> NoReturn:
+        raise ProtocolError("Stream.reuse or Stream.record was called without Stream.propose before it.")
 
 
 @cache

@@ -1,7 +1,7 @@
 """Attaches a recipe to a ComfyUI model by means of its wrappers, and ends every run with the sampling it was made for."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -128,9 +128,10 @@ def _evaluation(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs
     sigma = scalar(timestep)
     run.begin(sigma, x)
     if run.recipe.site is GUIDED and sigma > 0.0:
-        conds = executor.class_obj.conds
-        key = tuple([(name, options.active(conds[name], sigma)) for name in conds])
-        denoised = _through(run, [key], x, sigma, lambda: [executor(x, timestep, *args, **kwargs)])[0]
+        key: list[Any] = []
+        for name, conds in executor.class_obj.conds.items():
+            key += name, options.active(conds, sigma)
+        denoised = _through(run, [tuple(key)], x, sigma, lambda: [executor(x, timestep, *args, **kwargs)])[0]
     else:
         denoised = executor(x, timestep, *args, **kwargs)
     run.end()
@@ -195,19 +196,29 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     run = options.run_of(passed)
     if run is None:
         return executor(*args, **kwargs)
-    network, first = executor.class_obj.diffusion_model, not run.ledger.entries
-    call = _way(executor, run, network) if run.recipe.site.inside else executor
+    key = (forms(args, passed), *kwargs, forms(kwargs.values(), passed), options.changes(passed), run.recipe.layout)
+    made = run.costs.get(key)
+    if made is None:
+        return _counted(executor, run, key, passed, args, kwargs)
+    run.macs += made
+    return executor(*args, **kwargs)
+
+
+def _counted(executor: Any, run: Run, key: Hashable, passed: options.Options, args: Sequence[Any], kwargs: options.Options) -> Any:
+    """One call of the network of a form that this run does not know the cost of: at sites inside it, some of it may be skipped."""
+    network, first, inner = executor.class_obj.diffusion_model, not run.ledger.entries, run.recipe.site.inside
+    call = _way(executor, run, network) if inner else executor
     if first and (options.is_compiled(passed) or is_compiled(network)):
         run.ledger.counted = False
         run.ledger.note("The model is compiled, so its multiply-accumulates cannot be counted.")
     if not run.ledger.counted:
         return call(*args, **kwargs)
-    changed = (options.replaced_blocks(passed), options.branches_of(passed) is not None, run.recipe.layout)
-    key = (forms(args, passed), *kwargs, forms(kwargs.values(), passed), changed)
     meter = meter_of(network)
     watched = partial(options.watched_attention, passed, meter.attention)
     result, macs = meter.through(partial(call, *args, **kwargs), key, watched)
     run.macs += macs
+    if not inner:
+        run.costs[key] = macs
     if first:
         for place, made in meter.spans(key).items():
             run.ledger.places[place] = run.ledger.places.get(place, 0) + made
