@@ -129,7 +129,7 @@ def timed(model: Any, seconds: list[float]) -> Any:
     from comfy.patcher_extension import WrappersMP
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        watch = Stopwatch(args[1].device)  # sigmas
+        watch = Stopwatch(args[1].is_cuda)  # sigmas
         result = executor(*args, **kwargs)
         seconds.append(watch.stop().seconds())
         return result

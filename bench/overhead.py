@@ -35,8 +35,9 @@ WARM = 4  # evaluations at the start that do not count: multiply-accumulates are
 class Declined(Guard):
     """Asks the inner policy at every evaluation and follows it at none: all are computed."""
 
-    def forbids(self, seen: Observation) -> str | None:
-        return "computed to be measured"
+    def propose(self, state: Any, seen: Observation) -> tuple[Verdict, Any]:
+        verdict, state = self.inner.propose(state, seen)
+        return Verdict(False, "computed to be measured", verdict.score), state
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,17 @@ class Clock:
 
     def on(self, model: Any) -> Any:
         """A clone of `model` with this clock outside of everything that is attached to it."""
-        from comfy.patcher_extension import WrappersMP
+        from comfy.patcher_extension import WrapperExecutor, WrappersMP
 
         def wrapper(executor: Any, x: Any, timestep: Any, model_options: Any, seed: Any) -> Any:
             first = len(self.attached) % 2 == 0
             options = without_encore(model_options)
 
+            def alone() -> Any:  # as the host does without wrappers
+                return WrapperExecutor.new_class_executor(executor.original, executor.class_obj, []).execute(x, timestep, options, seed)
+
             def bare() -> None:
-                self.bare.append(self._time(lambda: executor.original(x, timestep, options, seed))[1])
+                self.bare.append(self._time(alone)[1])
 
             if self.paired and first:
                 bare()

@@ -22,17 +22,16 @@ class History:
     """At most `depth` anchors, oldest first. Features all have one shape [B, ...], and so have the probes kept beside them."""
 
     def __init__(self, depth: int, placement: Placement) -> None:
-        self._times: deque[float] = deque(maxlen=depth)
+        self.times: tuple[float, ...] = ()  # noise levels, oldest first
+        self._depth = depth
         self._features: deque[Tensor] = deque(maxlen=depth)
         self._probes: deque[Tensor | None] = deque(maxlen=depth)
         self._placement = placement
+        self._plain = placement == Placement()
+        self._each = 0  # bytes of an anchor
 
     def __len__(self) -> int:
-        return len(self._times)
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        return tuple(self._times)
+        return len(self.times)
 
     @property
     def features(self) -> tuple[Tensor, ...]:
@@ -46,19 +45,23 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        return sum([kept.nbytes for kept in (*self._features, *self._probes) if kept is not None])
+        return len(self.times) * self._each
 
     def push(self, time: float, feature: Tensor, probe: Tensor | None = None, ours: bool = False) -> None:
         """Keep copies of `feature` [B, ...] and `probe`, the former itself if it is `ours`: nobody writes into it any more.
 
         A second feature at the newest time replaces the first.
         """
-        if self._times and self._times[-1] == time:
-            for line in (self._times, self._features, self._probes):
-                line.pop()
-        self._times.append(time)
-        self._features.append(self._placed(feature, not ours))
-        self._probes.append(None if probe is None else self._placed(probe, True))
+        if self.times and self.times[-1] == time:
+            self._features.pop()
+            self._probes.pop()
+            self.times = self.times[:-1]
+        kept = feature if ours and self._plain and not feature.requires_grad else self._placed(feature, not ours)
+        beside = None if probe is None else self._placed(probe, True)
+        self.times = (*self.times, time)[-self._depth :]
+        self._features.append(kept)
+        self._probes.append(beside)
+        self._each = kept.nbytes + (0 if beside is None else beside.nbytes)
 
     def _placed(self, tensor: Tensor, copy: bool) -> Tensor:
         return tensor.detach().to(self._placement.device, self._placement.dtype or tensor.dtype, copy=copy)
@@ -71,7 +74,7 @@ class History:
         wide = like.dtype if like.dtype in WIDE else torch.float32
         total: Tensor | None = None
         for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
-            term = feature.to(like.device, wide)
+            term = feature if feature.dtype is wide and feature.device == like.device else feature.to(like.device, wide)
             total = term * weight if total is None else total.add_(term, alpha=weight)
         assert total is not None, "combine needs at least one anchor"
-        return total.to(like.dtype)
+        return total if wide is like.dtype else total.to(like.dtype)

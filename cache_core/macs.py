@@ -1,26 +1,33 @@
 """Multiply-accumulates of calls really made: counted once for each form of call, then added up."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 T = TypeVar("T")
+Context = AbstractContextManager[None]
 
 
 def form(value: Any, but: Any = None) -> Hashable:
-    """What a call's cost depends on: shapes and dtypes of the tensors in (nested) arguments, nothing of their values nor of `but`."""
+    """What a call's cost depends on: the shapes of the tensors in (nested) arguments, nothing of their values nor of `but`."""
     if isinstance(value, Tensor):
-        return value.shape, value.dtype
+        return value.shape
     if value is None or value is but:
         return None
-    if isinstance(value, (list, tuple)):
-        return tuple([form(item, but) for item in value])
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return tuple([(key, form(value[key], but)) for key in sorted(value, key=str)])
+    if isinstance(value, (list, tuple)):
+        return forms(value, but)
     return type(value).__name__
+
+
+def forms(values: Iterable[Any], but: Any = None) -> tuple[Hashable, ...]:
+    """The `form` of each; most are tensors or nothing."""
+    return tuple([item.shape if isinstance(item, Tensor) else item if item is None else form(item, but) for item in values])
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -73,15 +80,18 @@ class Meter:
         self._counter: Counter | None = None
         self._skipped: list[Hashable] = []
 
-    def through(self, call: Callable[[], T], key: Hashable) -> tuple[T, int]:
-        """Result of `call` and the MACs it made, where calls of equal `key` cost the same but for the spans skipped."""
+    def through(self, call: Callable[[], T], key: Hashable, counting: Callable[[], Context] = nullcontext) -> tuple[T, int]:
+        """Result of `call` and the MACs it made, where calls of equal `key` cost the same but for the spans skipped.
+
+        The first of them is counted, within the context `counting`, which is to tell of its attentions.
+        """
         self._key, self._skipped = key, []
         total = self._totals.get(key)
         if total is not None:
             result = call()
-            return result, total - sum([self._spans.get((key, span), 0) for span in self._skipped])
+            return result, total - self._left_out(key) if self._skipped else total
         try:
-            with Counter(self._network) as self._counter:
+            with counting(), Counter(self._network) as self._counter:
                 result = call()
             made = self.so_far
         finally:
@@ -90,9 +100,8 @@ class Meter:
             self._totals[key] = made
         return result, made
 
-    def knows(self, key: Hashable) -> bool:
-        """Whether calls of this form have been counted."""
-        return key in self._totals
+    def _left_out(self, key: Hashable) -> int:
+        return sum([self._spans.get((key, span), 0) for span in self._skipped])
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         """Say that the call under way made an attention, shapes [..., L, D]."""

@@ -24,10 +24,8 @@ class Site(Enum):
     BLOCK = "block"  # the tokens after each block, per condition: every block is decided on its own
     BRANCH = "branch"  # the outputs of each block's attention, cross-attention and MLP, per condition
 
-    @property
-    def inside(self) -> bool:
-        """Whether the site is inside the network."""
-        return self in (Site.STACK, Site.BLOCK, Site.BRANCH)
+    def __init__(self, name: str) -> None:
+        self.inside = name in ("stack", "block", "branch")  # whether the site is inside the network
 
 
 class Target(Enum):
@@ -39,13 +37,16 @@ class Target(Enum):
     OUTPUT = "output"
     RESIDUAL = "residual"
 
+    def __init__(self, name: str) -> None:
+        self._relative = name == "residual"
+
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         """What to keep."""
-        return y - x if self is Target.RESIDUAL else y
+        return y - x if self._relative else y
 
     def decode(self, x: Tensor, feature: Tensor) -> Tensor:
         """The output again."""
-        return x + feature if self is Target.RESIDUAL else feature
+        return x + feature if self._relative else feature
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -26,17 +27,20 @@ class Run:
         self.schedule = schedule
         self.ledger = Ledger(recipe.name, recipe.source, recipe.site.value, schedule.total)
         self.macs = 0  # of the evaluation under way; the adapter adds to it
+        self.costs: dict[Hashable, int] = {}  # multiply-accumulates of a network's calls by their form, where nothing is skipped in part
+        self.found: dict[int, Any] = {}  # what the adapter found out about each network, by its identity
         self._streams: dict[Hashable, Stream] = {}
         self._evaluation: tuple[Step, Stopwatch] | None = None
         self._verdicts: list[Verdict] = []  # of the evaluation under way, one for each group
         self._errors: list[Tensor] = []
+        self._grown = False  # whether more may be kept than before it
         self._calls: dict[StreamKey, int] = {}  # how often each condition was asked for in the evaluation under way
 
     def begin(self, sigma: float, x: Tensor) -> None:
         """Open the evaluation at noise level `sigma` of the solver's state `x` [B, ...]."""
-        step = Step(self.schedule, sigma, self.ledger.evaluations)
+        step = Step(self.schedule, sigma, len(self.ledger.entries))
         self._verdicts, self._errors, self._calls, self.macs = [], [], {}, 0
-        self._evaluation = (step, Stopwatch(x.device))
+        self._evaluation = (step, Stopwatch(x.is_cuda))
 
     def occurrence(self, key: StreamKey) -> tuple[StreamKey, int]:
         """`key` and how often it has come before in this evaluation: guidance methods ask for a condition repeatedly."""
@@ -49,39 +53,45 @@ class Run:
 
         A condition that is seen for the first time, or in another shape, has nothing to be forecast from and is computed.
         """
-        step, _ = self._now()
-        verdicts = [self._stream(case).propose(step, case.probe, case.x if case.picture is None else case.picture) for case in cases]
-        verdict = next((verdict for verdict in verdicts if not verdict.reuse), verdicts[0])
+        step, verdict = (self._evaluation or self._unopened())[0], None
+        for case in cases:
+            wish = self._stream(case).propose(step, case.probe, case.x if case.picture is None else case.picture)
+            if verdict is None or (verdict.reuse and not wish.reuse):
+                verdict = wish
+        assert verdict is not None, "something is asked about"
         self._verdicts.append(verdict)
         return verdict.reuse
 
     def reuse(self, case: Case) -> Tensor:
         """Forecast of the output [B, ...], after `decide` said so."""
         self.macs += self.recipe.predictor.macs(case.x)
-        return self._stream(case).reuse(case.x)
+        stream: Stream = case.stream or self._stream(case)
+        if not stream.steady:
+            self._grown = True
+        return stream.reuse(case.x)
 
     def record(self, case: Case, y: Tensor, ours: bool = False) -> Tensor:
         """Learn the computed output `y` [B, ...], after `decide` said to compute; returns what to hand on, `y` itself in most recipes.
 
         What is kept of it is a copy, but if it is `ours`: then nobody may write into it any more.
         """
-        stream = self._stream(case)
-        error = stream.record(case.x, y, ours)
+        stream: Stream = case.stream or self._stream(case)
+        steady, error = stream.steady, stream.record(case.x, y, ours)
+        if not (steady and stream.steady):
+            self._grown = True
         if error is not None:
             self._errors.append(error)
-        return stream.corrected(case.x, y)
+        return stream.corrected(case.x, y) if stream.corrects else y
 
     def end(self) -> None:
         """Close the evaluation and note it in the ledger: computed if anything in it was."""
-        step, watch = self._now()
+        step, watch = self._evaluation or self._unopened()
         verdicts = self._verdicts or [Verdict(False, "outside of the cache's reach")]
-        computed = [verdict for verdict in verdicts if not verdict.reuse]
-        share = len(computed) / len(verdicts)
-        verdict = computed[0] if computed else verdicts[0]
-        if 0.0 < share < 1.0:
-            verdict = replace(verdict, reason=f"{len(computed)} of {len(verdicts)} parts: {verdict.reason}")
+        verdict, share = (verdicts[0], 0.0 if verdicts[0].reuse else 1.0) if len(verdicts) == 1 else _together(verdicts)
         self.ledger.add(step, verdict, self.macs, watch.stop(), self._errors, share)
-        self.ledger.peak_bytes = max(self.ledger.peak_bytes, sum(stream.nbytes for stream in self._streams.values()))
+        if self._grown:
+            self.ledger.peak_bytes = max(self.ledger.peak_bytes, sum([stream.nbytes for stream in self._streams.values()]))
+            self._grown = False
         self._evaluation = None
 
     def retreat(self, reason: str) -> None:
@@ -91,10 +101,8 @@ class Run:
         self.ledger.note(f"{reason} {told}")
         self._streams.clear()
 
-    def _now(self) -> tuple[Step, Stopwatch]:
-        if self._evaluation is None:
-            raise ProtocolError("Run was used outside of an evaluation: begin() comes first.")
-        return self._evaluation
+    def _unopened(self) -> NoReturn:
+        raise ProtocolError("Run was used outside of an evaluation: begin() comes first.")
 
     def _stream(self, case: Case) -> Stream:
         """The stream of a condition at one place, shape, dtype and device: any other of these is another stream."""
@@ -102,4 +110,14 @@ class Run:
         stream = self._streams.get(form)
         if stream is None:
             stream = self._streams[form] = Stream(self.recipe, case.place)
+        case.stream = stream
         return stream
+
+
+def _together(verdicts: Sequence[Verdict]) -> tuple[Verdict, float]:
+    """One verdict on all groups of an evaluation, and the share of them that were computed."""
+    computed = [verdict for verdict in verdicts if not verdict.reuse]
+    if len(computed) in (0, len(verdicts)):
+        return verdicts[0], len(computed) / len(verdicts)
+    reason = f"{len(computed)} of {len(verdicts)} parts: {computed[0].reason}"
+    return replace(computed[0], reason=reason), len(computed) / len(verdicts)

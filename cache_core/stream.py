@@ -1,7 +1,8 @@
 """One stream: a condition at a site, followed from evaluation to evaluation."""
 
 from dataclasses import fields, is_dataclass
-from typing import Any
+from functools import cache
+from typing import Any, NoReturn
 
 from torch import Tensor
 
@@ -23,9 +24,13 @@ class Stream:
     def __init__(self, recipe: Recipe, place: Place | None = None) -> None:
         self._recipe = recipe
         self._place = place
+        self.corrects = recipe.predictor.corrects
+        self.steady = False  # whether what it keeps has all the bytes that it will ever have
+        self._depth = recipe.predictor.depth
+        self._keeps = recipe.predictor.keeps_inputs, recipe.predictor.keeps_probes
         self._examined = recipe.site not in (Site.BLOCK, Site.BRANCH) or goes_by_exams(recipe.policy)
         self._state: Any = recipe.policy.init()
-        self._history = History(recipe.predictor.depth, recipe.placement)
+        self._history = History(self._depth, recipe.placement)
         self._seen: Observation | None = None
         self._last: Observation | None = None  # of the newest recorded output, for a predictor that corrects: it holds large tensors
         self._age = 0
@@ -34,6 +39,8 @@ class Stream:
     @property
     def nbytes(self) -> int:
         """Bytes of the anchors and of what the policy compares with."""
+        if self._state is None:
+            return self._history.nbytes
         compared = {id(kept): kept.nbytes for kept in _tensors(self._state)}
         return self._history.nbytes + sum(compared.values())
 
@@ -41,11 +48,12 @@ class Stream:
         """The policy's wish for this evaluation; `probe` and the site's input `x` for policies, both [B, ...], are this stream's rows."""
         self._seen = Observation(step, probe, self._age, self._computed, x, place=self._place)
         verdict, self._state = self._recipe.policy.propose(self._state, self._seen)
-        return verdict if len(self._history) else Verdict(False, "nothing cached yet", verdict.score)
+        return verdict if self._computed else Verdict(False, "nothing cached yet", verdict.score)
 
     def reuse(self, x: Tensor) -> Tensor:
         """Forecast [B, ...] of the site's output for its input `x` [B, ...]; `x` is left as it is."""
-        seen = self._take()
+        seen = self._seen or self._unasked()
+        self._seen = None
         feature = self._recipe.predictor.predict(self._history, seen, x)
         self._state = self._recipe.policy.settle(self._state, seen, None)
         self._age += 1
@@ -56,38 +64,45 @@ class Stream:
 
         Returns the relative error [] that the forecast would have had, or None if there was no exam.
         """
-        seen, predictor = self._take(), self._recipe.predictor
+        seen, predictor = self._seen or self._unasked(), self._recipe.predictor
+        self._seen = None
         feature, error = self._recipe.target.encode(x, y), None
-        if self._examined and len(self._history):
+        if self._examined and self._computed:
             error = relative_error(predictor.predict(self._history, seen, x), feature)
         predictor.watch(self._history, seen, feature)
-        beside = x if predictor.keeps_inputs else seen.probe if predictor.keeps_probes else None
+        inputs, probes = self._keeps
+        beside = x if inputs else seen.probe if probes else None
         self._history.push(seen.step.sigma, feature, beside, ours or feature is not y)
         seen.error = error
         self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0
         self._computed += 1
-        self._last = seen if predictor.corrects else None
+        self.steady = self._state is None and len(self._history) == self._depth
+        self._last = seen if self.corrects else None
         return error
 
     def corrected(self, x: Tensor, y: Tensor) -> Tensor:
-        """What to hand on [B, ...] for the output `y` that was just recorded: `y` itself, unless the predictor repays drift with it."""
+        """What to hand on [B, ...] for the output `y` that was just recorded, if the predictor `corrects`: it repays drift with it."""
         predictor, target = self._recipe.predictor, self._recipe.target
-        if self._last is None:
-            return y
+        assert self._last is not None, "recorded just now"
         return target.decode(x, predictor.correct(self._history, self._last, x, target.encode(x, y)))
 
-    def _take(self) -> Observation:
-        if self._seen is None:
-            raise ProtocolError("Stream.reuse or Stream.record was called without Stream.propose before it.")
-        seen, self._seen = self._seen, None
-        return seen
+    def _unasked(self) -> NoReturn:
+        raise ProtocolError("Stream.reuse or Stream.record was called without Stream.propose before it.")
+
+
+@cache
+def _names(kind: type[Any]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def _tensors(state: Any) -> list[Tensor]:
     """The tensors in a policy's state."""
     if isinstance(state, Tensor):
         return [state]
+    if state is None or isinstance(state, (int, float)):
+        return []
     if is_dataclass(state):
-        state = tuple([getattr(state, field.name) for field in fields(state)])
+        kind: Any = type(state)
+        state = tuple([getattr(state, name) for name in _names(kind)])
     return [kept for part in state for kept in _tensors(part)] if isinstance(state, tuple) else []

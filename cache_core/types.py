@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from torch import Tensor
 
@@ -51,12 +52,16 @@ class Schedule:
     """The noise levels of one sampling: `sigmas`, noisiest first, one more than there are steps."""
 
     sigmas: tuple[float, ...]
+    total: int = field(init=False, repr=False, compare=False)  # steps
     _hash: int = field(init=False, repr=False, compare=False)  # schedules are keys of caches that every evaluation looks into
     _rising: tuple[float, ...] = field(init=False, repr=False, compare=False)  # where steps start, with a minus
+    places: dict[float, int] = field(init=False, repr=False, compare=False)  # the step at each of the sigmas
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "total", len(self.sigmas) - 1)
         object.__setattr__(self, "_hash", hash(self.sigmas))
         object.__setattr__(self, "_rising", tuple(-sigma for sigma in self.sigmas[:-1]))
+        object.__setattr__(self, "places", {sigma: self.index(sigma) for sigma in self.sigmas})
         if len(self.sigmas) < 2 or any(a < b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False)):
             raise CacheError(
                 f"A schedule needs at least two sigmas that never rise, and got {len(self.sigmas)}: "
@@ -66,17 +71,12 @@ class Schedule:
     def __hash__(self) -> int:
         return self._hash
 
-    @property
-    def total(self) -> int:
-        """Steps of the schedule."""
-        return len(self.sigmas) - 1
-
     def index(self, sigma: float) -> int:
         """The step, 0 to total - 1, that an evaluation at `sigma` belongs to: the last one that starts at it or above."""
         return max(bisect_left(self._rising, -sigma * (1.0 - 1e-4)) - 1, 0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Step:
     """Where one evaluation of the solver stands in the sampling.
 
@@ -89,8 +89,10 @@ class Step:
     evaluation: int
     index: int = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        self.index = self.schedule.index(self.sigma)
+    def __init__(self, schedule: Schedule, sigma: float, evaluation: int) -> None:
+        self.schedule, self.sigma, self.evaluation = schedule, sigma, evaluation
+        index = schedule.places.get(sigma)
+        self.index = schedule.index(sigma) if index is None else index
 
     @property
     def total(self) -> int:
@@ -115,6 +117,7 @@ class Case:
     probe: Tensor | None = None
     place: Place | None = None
     picture: Tensor | None = None
+    stream: Any = None  # the run's own: which of its streams this is
 
 
 @dataclass(slots=True)

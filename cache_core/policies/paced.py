@@ -33,7 +33,7 @@ class Paced(Fixed):
 
     def decide(self, seen: Observation) -> Verdict:
         schedule = seen.step.schedule
-        computed = self.computed(schedule)
+        computed = self._known.get(schedule) or self.computed(schedule)
         if len(computed) == schedule.total:
             small = self.speed > 1.0
             return Verdict(False, f"{schedule.total} steps are too few to reuse any" if small else "speed 1 computes all")

@@ -10,6 +10,8 @@ from ..history import History
 from ..types import Observation, Step
 from .axis import Axis
 
+SIGMA = Axis.SIGMA
+
 
 class Predictor(Protocol):
     """Stands in for a feature that is not computed."""
@@ -71,12 +73,13 @@ class Linear(Weighted):
     @property
     def axis(self) -> Axis:
         """What `weights` takes for time."""
-        return Axis.SIGMA
+        return SIGMA
 
     @abstractmethod
     def weights(self, times: Sequence[float], time: float) -> list[float]:
         """One weight per anchor, oldest first, for anchors at `times` and a forecast at `time`; they sum to 1 if not said otherwise."""
 
     def table(self, times: Sequence[float], step: Step) -> list[float]:
-        places = [self.axis.at(time, step.schedule) for time in times]
-        return self.weights(places, self.axis.at(step.sigma, step.schedule))
+        if (axis := self.axis) is SIGMA:
+            return self.weights(times, step.sigma)
+        return self.weights([axis.at(time, step.schedule) for time in times], axis.at(step.sigma, step.schedule))

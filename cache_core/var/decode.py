@@ -76,7 +76,7 @@ def decode(
     cache = KVCache(layout.depth, len(condition.start), layout.heads, scales.ends[last - 1], condition.start, layout.width // layout.heads)
     try:
         for scale in range(first, last):
-            clock, span = Stopwatch(ids.device), slice(cache.length, scales.ends[scale])
+            clock, span = Stopwatch(ids.is_cuda), slice(cache.length, scales.ends[scale])
             seen = _seen(draft, cache.length, scales.ends[0])
             x = model.embed(condition, seen.repeat(2, 1, 1) if guide else seen, span)
             x = model.run(x, condition, cache, model.mask(span))[:, scales.start(scale) - span.stop :]

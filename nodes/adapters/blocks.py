@@ -11,6 +11,7 @@ from ...cache_core import Case, Place, Probe, Run, Site
 from ...cache_core.macs import Meter
 from .families import BlockArgs, BlockKey, Blocks
 
+NOTHING, LATENT, MODULATED, EMBEDDING, FIRST_BLOCK = Probe.NOTHING, Probe.LATENT, Probe.MODULATED, Probe.EMBEDDING, Probe.FIRST_BLOCK
 Patch = Callable[[BlockArgs, Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -39,11 +40,11 @@ class Call:
         if self.lost or reached:
             return not self.lost
         self.picture, wanted = blocks.picture(args, key), self.run.recipe.policy.probe
-        if wanted is Probe.FIRST_BLOCK:
+        if wanted is FIRST_BLOCK:
             self.first = args["img"].clone()
-        elif wanted is Probe.MODULATED:
+        elif wanted is MODULATED:
             self.shown = blocks.modulated(network, args)
-        elif wanted is Probe.EMBEDDING:
+        elif wanted is EMBEDDING:
             self.shown = blocks.embedded(network, self.timestep, args["img"].dtype)
         return True
 
@@ -55,10 +56,10 @@ class Call:
 
     def _look(self, tokens: Tensor) -> list[Tensor | None]:
         wanted = self.run.recipe.policy.probe
-        if wanted is Probe.NOTHING:
+        if wanted is NOTHING:
             return [None] * len(self.keys)
-        probe = self.latent if wanted is Probe.LATENT else self.shown
-        if wanted is Probe.FIRST_BLOCK:
+        probe = self.latent if wanted is LATENT else self.shown
+        if wanted is FIRST_BLOCK:
             assert self.first is not None
             probe = tokens[:, self.picture] - self.first
         assert probe is not None
@@ -89,7 +90,8 @@ class Part:
     def leave(self, tokens: Tensor) -> None:
         """Learn from a computed span."""
         call = self.call
-        call.meter.note(self.place, call.meter.so_far - self.macs)
+        if call.meter.counting:
+            call.meter.note(self.place, call.meter.so_far - self.macs)
         for case, part in zip(self.cases, rows(tokens, len(call.keys)), strict=True):
             call.run.record(case, part)
 
@@ -99,33 +101,67 @@ def rows(tokens: Tensor, count: int) -> Sequence[Tensor]:
     return tokens.chunk(count) if count > 1 else (tokens,)
 
 
-def parts_of(call: Call, total: int) -> list[Part]:
-    """The spans that the recipe caches as wholes, among the network's `total` blocks."""
-    spans = call.run.recipe.cached(total)
-    if call.run.recipe.site is Site.STACK:
-        return [Part(call, Place(n), span) for n, span in enumerate(spans)]
-    return [Part(call, Place(block), range(block, block + 1)) for span in spans for block in span]
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The patch keys of a network's blocks, and the spans of them that a recipe caches as wholes."""
+
+    keys: list[BlockKey]
+    spans: list[tuple[Place, range]]
+
+
+def plan_of(blocks: Blocks, network: Any, run: Run) -> Plan:
+    """The plan for this network, made once in a run."""
+    found: Plan | None = run.found.get(id(network))
+    if found is None:
+        keys = blocks.keys(network)
+        spans = run.recipe.cached(len(keys))
+        if run.recipe.site is not Site.STACK:
+            spans = [range(block, block + 1) for span in spans for block in span]
+        places = [Place(n if run.recipe.site is Site.STACK else span[0]) for n, span in enumerate(spans)]
+        found = run.found[id(network)] = Plan(keys, list(zip(places, spans, strict=True)))
+    return found
 
 
 def patches(blocks: Blocks, network: Any, call: Call, existing: Mapping[BlockKey, Patch]) -> dict[BlockKey, Patch]:
     """A patch for each block that the call has to do with; a patch already there is run inside ours."""
-    keys = blocks.keys(network)
-    parts = {block: part for part in parts_of(call, len(keys)) for block in part.span}
+    plan, laid = plan_of(blocks, network, call.run), {}
+    for place, span in plan.spans:
+        part = Part(call, place, span)
+        for index in span:
+            key = plan.keys[index]
+            at_edge = index in (0, span[0], span[-1])
+            laid[key] = _edge(blocks, network, part, index, key, existing) if at_edge else _within(part, existing.get(key))
+    first = plan.keys[0]
+    if first not in laid:
+        laid[first] = _edge(blocks, network, Part(call, Place(0), range(0)), 0, first, existing)
+    return laid
 
-    def patch(index: int, key: BlockKey) -> Patch:
-        inner, part = existing.get(key), parts.get(index)
 
-        def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
-            mine = part if call.begin(blocks, network, args, key) else None
-            if mine is not None and index == mine.span[0]:
-                mine.enter(blocks.copied(args, key))
-            if mine is not None and mine.forecast is not None:
-                return blocks.place(args, key, mine.forecast) if index == mine.span[-1] else args
-            out: Mapping[str, Any] = inner(args, extra) if inner else extra["original_block"](args)
-            if mine is not None and index == mine.span[-1]:
-                mine.leave(blocks.tokens(out, key))
-            return out
+def _edge(blocks: Blocks, network: Any, part: Part, index: int, key: BlockKey, existing: Mapping[BlockKey, Patch]) -> Patch:
+    """The patch of a block where a span starts or ends, or of the network's first one."""
+    call, inner = part.call, existing.get(key)
+    starts, ends = index in part.span[:1], index in part.span[-1:]
 
-        return run_block
+    def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
+        known = call.begin(blocks, network, args, key)
+        if known and starts:
+            part.enter(blocks.copied(args, key))
+        if known and part.forecast is not None:
+            return blocks.place(args, key, part.forecast) if ends else args
+        out: Mapping[str, Any] = inner(args, extra) if inner else extra["original_block"](args)
+        if known and ends:
+            part.leave(blocks.tokens(out, key))
+        return out
 
-    return {key: patch(n, key) for n, key in enumerate(keys) if n == 0 or n in parts}
+    return run_block
+
+
+def _within(part: Part, inner: Patch | None) -> Patch:
+    """The patch of a block amid a span."""
+
+    def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
+        if part.forecast is not None:
+            return args
+        return inner(args, extra) if inner else extra["original_block"](args)
+
+    return run_block

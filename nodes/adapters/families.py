@@ -81,7 +81,7 @@ class Blocks:
     def picture(self, args: BlockArgs, key: BlockKey) -> slice:
         """Where among all tokens those of the picture are."""
         names = self.names(key)
-        before: int = sum(args[name].shape[1] for name in names[: names.index("img")])
+        before: int = sum([args[name].shape[1] for name in names[: names.index("img")]])
         return slice(before, before + args["img"].shape[1])
 
     def embedded(self, network: Any, timestep: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,8 +102,8 @@ class Blocks:
             return mixed
         if hasattr(block, "img_norm1"):  # Flux; Flux 2 and Chroma make the modulation of all blocks outside of them
             first, _ = block.img_mod(vec) if getattr(block, "modulation", True) else vec[0]
-            found: Tensor = block.img_norm1(tokens) * (1 + first.scale) + first.shift
-            return found
+            found: Tensor = block.img_norm1(tokens) * (1 + first.scale)
+            return found.add_(first.shift)
         timed: Tensor = vec  # Wan: with ret_steps TeaCache looks at the projected time embedding alone
         return timed
 

@@ -1,7 +1,7 @@
 """Attaches a recipe to a ComfyUI model by means of its wrappers, and ends every run with the sampling it was made for."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -13,7 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...cache_core import CacheError, Case, Recipe, Run, Schedule, Site
-from ...cache_core.macs import Meter, form, is_compiled
+from ...cache_core.macs import Meter, forms, is_compiled
 from ...cache_core.measure import Stopwatch, scalar
 from ...cache_core.policies import Never
 from ...cache_core.published import measure
@@ -21,6 +21,11 @@ from . import inside, options, reports
 from .choice import Choice, Chooser, Listener, Situation, choose
 from .families import blocks_of
 
+GUIDED, COND, UNCOND = Site.GUIDED, Site.COND, Site.UNCOND
+NEEDED = {  # what is not wrapped costs nothing; from the inside of a network a run may retreat to the site cond
+    WrappersMP.CALC_COND_BATCH: frozenset(Site) - {GUIDED},
+    WrappersMP.DIFFUSION_MODEL: frozenset(site for site in Site if site.inside),
+}
 _meters: "WeakKeyDictionary[nn.Module, Meter]" = WeakKeyDictionary()  # each keeps its network by a weak reference
 
 
@@ -55,6 +60,7 @@ def _sampling(recipe: Recipe | Chooser, listener: Listener | None) -> Callable[.
         passed = guider.model_options.setdefault("transformer_options", {})
         choice, run = _start(recipe, passed, guider, noise=args[0], sampler=args[2], sigmas=args[3])
         passed[options.KEY] = run
+        options.drop(passed, [kind for kind, sites in NEEDED.items() if run.recipe.site not in sites])
         try:
             inside.check(run, guider.model_patcher.model.diffusion_model, options.is_compiled(passed))
             latent = executor(*args, **kwargs)
@@ -104,7 +110,7 @@ def _loop(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Wrapper of the denoising loop: times it, the loading of the model left out."""
     guider, sigmas = args[0], args[1]
     run = options.run_of(guider.model_options.get("transformer_options", {}))
-    watch = Stopwatch(sigmas.device)
+    watch = Stopwatch(sigmas.is_cuda)
     try:
         return executor(*args, **kwargs)
     finally:
@@ -121,10 +127,11 @@ def _evaluation(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs
         return result
     sigma = scalar(timestep)
     run.begin(sigma, x)
-    if run.recipe.site is Site.GUIDED and sigma > 0.0:
-        conds = executor.class_obj.conds
-        key = tuple((name, options.active(conds[name], sigma)) for name in sorted(conds))
-        denoised = _through(run, [key], x, sigma, lambda: [executor(x, timestep, *args, **kwargs)])[0]
+    if run.recipe.site is GUIDED and sigma > 0.0:
+        key: list[Any] = []
+        for name, conds in executor.class_obj.conds.items():
+            key += name, options.active(conds, sigma)
+        denoised = _through(run, [tuple(key)], x, sigma, lambda: [executor(x, timestep, *args, **kwargs)])[0]
     else:
         denoised = executor(x, timestep, *args, **kwargs)
     run.end()
@@ -135,22 +142,23 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
     """Wrapper of the evaluation of all conditions, a list of them for each of the outputs [B, C, ...]."""
     inner = passed.get("transformer_options", {})
     run = options.run_of(inner)
-    if run is None or run.recipe.site not in (Site.COND, Site.UNCOND) or (sigma := scalar(timestep)) <= 0.0:
+    site = None if run is None else run.recipe.site
+    if run is None or (site is not COND and site is not UNCOND) or (sigma := scalar(timestep)) <= 0.0:
         outputs: list[Tensor] = executor(model, conds, x, timestep, passed)
         return outputs
-    if run.recipe.site is Site.UNCOND:
+    if site is UNCOND:
         return _uncond(run, inner, conds, x, sigma, lambda asked: executor(model, asked, x, timestep, passed))
-    call = run.occurrence((options.window(inner), tuple(x.shape), *(options.active(c, sigma) for c in conds)))
-    keys = {n: (call, n) for n, cond in enumerate(conds) if cond is not None}
-    if not keys:
-        return list(executor(model, conds, x, timestep, passed))
+    call = run.occurrence((options.window(inner), x.shape, *[options.active(cond, sigma) for cond in conds]))
+    asked, handed = [n for n, cond in enumerate(conds) if cond is not None], dict[int, Tensor]()
 
     def compute() -> list[Tensor]:
-        computed = executor(model, conds, x, timestep, passed)
-        return [computed[n] for n in keys]
+        handed.update(enumerate(executor(model, conds, x, timestep, passed)))
+        return [handed[n] for n in asked]
 
-    found = dict(zip(keys, _through(run, list(keys.values()), x, sigma, compute), strict=True))
-    return [found[n] if n in found else torch.zeros_like(x) for n in range(len(conds))]  # a prompt left out is nothing, as in the host
+    if not asked:
+        return list(executor(model, conds, x, timestep, passed))
+    handed |= dict(zip(asked, _through(run, [(call, n) for n in asked], x, sigma, compute), strict=True))
+    return [handed[n] if n in handed else torch.zeros_like(x) for n in range(len(conds))]  # a prompt left out is nothing, as in the host
 
 
 def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: float, compute: Callable[[Any], list[Tensor]]) -> list[Tensor]:
@@ -188,34 +196,42 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     run = options.run_of(passed)
     if run is None:
         return executor(*args, **kwargs)
-    network = executor.class_obj.diffusion_model
-    if run.ledger.evaluations == 0 and (options.is_compiled(passed) or is_compiled(network)):  # looked for in the first evaluation only
+    key = (forms(args, passed), *kwargs, forms(kwargs.values(), passed), options.changes(passed), run.recipe.layout)
+    made = run.costs.get(key)
+    if made is None:
+        return _counted(executor, run, key, passed, args, kwargs)
+    run.macs += made
+    return executor(*args, **kwargs)
+
+
+def _counted(executor: Any, run: Run, key: Hashable, passed: options.Options, args: Sequence[Any], kwargs: options.Options) -> Any:
+    """One call of the network of a form that this run does not know the cost of: at sites inside it, some of it may be skipped."""
+    network, first, inner = executor.class_obj.diffusion_model, not run.ledger.entries, run.recipe.site.inside
+    call = _way(executor, run, network) if inner else executor
+    if first and (options.is_compiled(passed) or is_compiled(network)):
         run.ledger.counted = False
         run.ledger.note("The model is compiled, so its multiply-accumulates cannot be counted.")
     if not run.ledger.counted:
-        return _call(executor, run, network, args, kwargs)
-    changed = (options.replaced_blocks(passed), options.branches_of(passed) is not None, run.recipe.layout)
-    key = (form(args, passed), form(kwargs, passed), changed)
+        return call(*args, **kwargs)
     meter = meter_of(network)
-    call = partial(_call, executor, run, network, args, kwargs)
-    if meter.knows(key):
-        result, macs = meter.through(call, key)
-    else:
-        with options.watched_attention(passed, meter.attention):
-            result, macs = meter.through(call, key)
+    watched = partial(options.watched_attention, passed, meter.attention)
+    result, macs = meter.through(partial(call, *args, **kwargs), key, watched)
     run.macs += macs
-    if run.ledger.evaluations == 0:
+    if not inner:
+        run.costs[key] = macs
+    if first:
         for place, made in meter.spans(key).items():
             run.ledger.places[place] = run.ledger.places.get(place, 0) + made
     return result
 
 
-def _call(executor: Any, run: Run, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """One call of the model; a network that calls no wrappers itself gets the sites inside it from here."""
-    blocks = blocks_of(network) if run.recipe.site.inside else None
+def _way(executor: Any, run: Run, network: Any) -> Callable[..., Any]:
+    """How to call the model; a network that calls no wrappers itself gets the sites inside it from here."""
+    blocks = blocks_of(network)
     if blocks is None or blocks.wraps:
-        return executor(*args, **kwargs)
-    return inside.through(executor, run, meter_of(network), list(args), kwargs, network)
+        way: Callable[..., Any] = executor
+        return way
+    return partial(inside.through, executor, run, meter_of(network), network)
 
 
 def _blocks(executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -224,7 +240,7 @@ def _blocks(executor: Any, *args: Any, **kwargs: Any) -> Any:
     if run is None or not run.recipe.site.inside:
         return executor(*args, **kwargs)
     network = executor.class_obj
-    return inside.through(executor, run, meter_of(network), list(args), kwargs, network)
+    return inside.through(executor, run, meter_of(network), network, *args, **kwargs)
 
 
 def meter_of(network: nn.Module) -> Meter:

@@ -61,7 +61,7 @@ def _note_branches(run: Run, network: Any) -> None:
         run.ledger.note(f"The {kind.replace('_', ' ')}s of {type(network).__name__} make these branches in one and are computed.")
 
 
-def through(executor: Any, run: Run, meter: Meter, args: list[Any], kwargs: dict[str, Any], network: Any) -> Any:
+def through(executor: Any, run: Run, meter: Meter, network: Any, *args: Any, **kwargs: Any) -> Any:
     """Call the network with our patches over those that are there already."""
     passed = options.transformer_options(args, kwargs)
     blocks = blocks_of(network)

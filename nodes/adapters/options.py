@@ -13,6 +13,7 @@ KEY = "encore"  # under which the run of a sampling travels in transformer_optio
 BRANCHES = "encore_skip"  # under which skip branches do
 RIVALS = ("easycache", "lazycache")  # other caches of the whole output that leave their mark in transformer_options
 ATTENTION = "optimized_attention_override"  # the host's slot for a function in place of its attention
+CHANGING = {"timestep_start", "timestep_end", "control"}  # what a condition has that may act at some noise levels only
 COMPILE = "torch.compile"  # under which ComfyUI's compile node puts its wrapper
 
 Options = Mapping[str, Any]
@@ -54,11 +55,19 @@ def active(conds: Conds, sigma: float) -> tuple[Any, ...]:
 
     Where this changes from one evaluation to the next, the function that is sampled changes.
     """
-    return tuple(
-        (cond.get("uuid"), *(_in_range(net.timestep_range, sigma) for net in _controls(cond)))
-        for cond in conds or ()
-        if _in_range((cond.get("timestep_start"), cond.get("timestep_end")), sigma)
-    )
+    found: list[Any] = []
+    for cond in conds or ():
+        found.append(cond.get("uuid") if CHANGING.isdisjoint(cond) else _acting(cond, sigma))
+    return tuple(found)
+
+
+def drop(transformer_options: Options, kinds: Iterable[str]) -> None:
+    """Take our wrappers of these kinds out of options that are ours alone."""
+    wrappers = transformer_options["wrappers"]
+    for kind in kinds:
+        wrappers.get(kind, {}).pop(KEY, None)
+        if not wrappers.get(kind, True):
+            del wrappers[kind]
 
 
 def window(transformer_options: Options) -> tuple[int, ...] | None:
@@ -112,9 +121,17 @@ def is_compiled(transformer_options: Options) -> bool:
     return any(COMPILE in wrappers for wrappers in transformer_options.get("wrappers", {}).values())
 
 
-def replaced_blocks(transformer_options: Options) -> tuple[str, ...]:
-    """Names of the blocks that some node replaces, since that changes what a call costs."""
-    return tuple(sorted(map(str, transformer_options.get("patches_replace", {}).get("dit", {}))))
+def changes(transformer_options: Options) -> tuple[Any, ...]:
+    """What changes the cost of a call: the names of the blocks that some node replaces, and whether there are skip branches."""
+    replaced = transformer_options.get("patches_replace")
+    names = sorted(map(str, replaced.get("dit", ()))) if replaced else ()
+    return *names, BRANCHES in transformer_options
+
+
+def _acting(cond: Mapping[str, Any], sigma: float) -> Any:
+    if not _in_range((cond.get("timestep_start"), cond.get("timestep_end")), sigma):
+        return None
+    return cond.get("uuid"), *[_in_range(net.timestep_range, sigma) for net in _controls(cond)]
 
 
 def _in_range(span: Iterable[float | None] | None, sigma: float) -> bool:

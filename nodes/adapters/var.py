@@ -74,7 +74,7 @@ def sample(
         if offload and until < count and last.model is not part.model:
             residence.offload(part.model)
     assert draft is not None
-    clock = Stopwatch(first.model.load_device)
+    clock = Stopwatch(first.model.load_device.type == "cuda")
     pictures = _paint(codec.model, draft)
     report.device_peak = residence.peak(first.model.load_device)
     return pictures, report.settle(clock.stop())
