@@ -13,15 +13,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cache_core.blockcache import Alignment, BlockSchedule, Profile, Rollouts, Training, for_reduction
-from ..cache_core.blockcache.align import TRIALS
 from ..cache_core.blockcache.profile import load as load_profile
 from ..cache_core.blockcache.schedule import load as load_schedule
+from ..cache_core.blockcache.weigh import TRIALS
 from ..demo import codec
 from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, load_model, sample
 from ..demo.train import STATE
 from ..demo.world import FRAMES, SIDE, Scene, draw_scene
 from ..nodes.adapters.analysis import SITES, analysed
-from ..nodes.adapters.blockcache import Measurement, student, tried
+from ..nodes.adapters.blockcache import Measurement, student, weighed
 from ..nodes.adapters.calibrate import fingerprint
 from ..nodes.adapters.lessons import Lesson
 from ..nodes.blockcache.analysis_plot import analysis_plot
@@ -74,10 +74,10 @@ class Order:
         """Sample prompts together: frames [N, F, 64, 64, 3] in 0..1."""
         return sample(model, self.family, scenes, self.setting, PROMPTS + seed, bar.update)
 
-    def tried(self, model: Any, schedule: BlockSchedule, found: Alignment, bar: Any) -> Alignment:
-        """What is proven of an alignment on a batch that it was not learned from."""
+    def weighed(self, model: Any, schedule: BlockSchedule, found: Alignment, bar: Any) -> Alignment:
+        """An alignment weighed on prompts that it was not learned from."""
         trial = self.scenes(self.batch, 4000)
-        return tried(model, schedule, found, lambda each: self.sample(each, trial, 4000, bar))
+        return weighed(model, schedule, found, lambda each: self.sample(each, trial, 4000, bar))
 
     def about(self, model: Any, **more: Any) -> dict[str, Any]:
         """What is written into a file of where it comes from."""
@@ -137,7 +137,7 @@ def fit(order: Order, model: Any, schedule: BlockSchedule) -> Alignment:
     with tqdm(total=(len(groups) + TRIALS) * order.steps, desc="fit", unit="step", disable=None) as bar:
         for number, group in enumerate(groups):
             order.sample(taught, group, 1000 + number, bar)
-        found = order.tried(model, schedule, pupil.alignment(f"{order.name}-fit", schedule.digest, {}), bar)
+        found = order.weighed(model, schedule, pupil.alignment(f"{order.name}-fit", schedule.digest, {}), bar)
     seconds = round(time.perf_counter() - began, 1)
     return replace(found, about={**order.about(model, rollouts=order.rollouts, seconds=seconds), **found.about})
 
@@ -165,7 +165,7 @@ def train(order: Order, model: Any, schedule: BlockSchedule, pupil: Training, st
             pupil.save(state)
             bar.set_postfix(loss=f"{pupil.losses[-1]:.3g}")
         told = order.about(model, rollouts=pupil.rollouts * order.batch, iterations=pupil.rollouts, seconds=round(pupil.seconds, 1))
-        return order.tried(model, schedule, pupil.alignment(f"{order.name}-train", schedule, told), bar)
+        return order.weighed(model, schedule, pupil.alignment(f"{order.name}-train", schedule, told), bar)
 
 
 def make_analysis(order: Order, model: Any) -> str:
