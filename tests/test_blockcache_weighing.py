@@ -88,5 +88,6 @@ class TestWeighing:
         for part in parts:
             blocks = sorted({known.cells[n][0] for n in part.nonzero().flatten()})
             assert blocks == list(range(blocks[0], blocks[-1] + 1))
+        assert [len(weigh.parts_of(known, prompts)) for prompts in (1, 2, 4, 100)] == [3, 3, 9, 18]
         some = Alignment("x", "fitted", ((0, 0.9), (0, 0.7), (1, 0.5)), torch.ones(3, 2, 3))
         assert weigh.parts_of(some).tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]

@@ -17,6 +17,7 @@ from .align import Alignment
 
 T = TypeVar("T")
 LAYERS, BANDS = 6, 3  # groups of blocks and of noise levels at most; a part is one of each
+ENOUGH = 8  # prompts that tell so many parts apart; fewer have fewer groups of blocks
 TRIALS = LAYERS * BANDS + 4  # samplings that this takes at most: uncached, by all parts, by none, without each, and as weighed
 RIDGES = tuple(10.0**power for power in range(-3, 3))  # pulls of the gains towards 1, times the parts' mean square
 TINY = torch.finfo(torch.float32).tiny
@@ -28,7 +29,7 @@ def weighed(alignment: Alignment, uncached: Tensor, cached: Callable[[Alignment]
     `cached` samples these prompts by an alignment, `uncached` [B, ...] is their end without a cache; each of them counts alike. An
     alignment whose gains do no better than all of it or none of it is kept as it is, or becomes zero. `about` tells the gains.
     """
-    parts = parts_of(alignment)
+    parts = parts_of(alignment, len(uncached))
     every, none = torch.ones(len(parts)), torch.zeros(len(parts))
     ends = {gains: cached(scaled(alignment, parts, gains)) for gains in (every, none)}
     if len(uncached) > 1:
@@ -63,9 +64,9 @@ def more(normal: Tensor, against: Tensor, left: Tensor) -> Tensor:
     return best
 
 
-def parts_of(alignment: Alignment) -> Tensor:
+def parts_of(alignment: Alignment, prompts: int = ENOUGH) -> Tensor:
     """Which cells belong to each part, [parts, cells] of 0 and 1; each cell to one, and none is empty."""
-    blocks = _groups(sorted({block for block, _ in alignment.cells}), LAYERS)
+    blocks = _groups(sorted({block for block, _ in alignment.cells}), max(1, min(prompts * LAYERS // ENOUGH, LAYERS)))
     levels = _groups(sorted({sigma for _, sigma in alignment.cells}, reverse=True), BANDS)
     found = [[float(block in some and sigma in band) for block, sigma in alignment.cells] for some in blocks for band in levels]
     return torch.tensor([part for part in found if any(part)])
