@@ -86,7 +86,8 @@ def _groups(values: Sequence[T], most: int) -> list[frozenset[T]]:
 
 def _solved(normal: Tensor, against: Tensor, ridge: float) -> Tensor:
     pull = ridge * normal.diagonal().mean().clamp_min(TINY)
-    return torch.linalg.solve(normal + pull * torch.eye(len(normal), dtype=normal.dtype, device=normal.device), against)
+    found: Tensor = torch.linalg.solve(normal + pull * torch.eye(len(normal), dtype=normal.dtype, device=normal.device), against)
+    return found
 
 
 def _squares(gap: Tensor) -> Tensor:
