@@ -45,7 +45,7 @@ def _more(whole: Tensor, without: Sequence[Tensor], uncached: Tensor, plain: Ten
     unit = _squares(plain - uncached).clamp_min(TINY).rsqrt()
     effects = torch.stack([whole - end for end in without], 1).double().flatten(2) * unit[:, None, None]
     missing = (uncached - whole).double().flatten(1) * unit[:, None]
-    return more(effects @ effects.mT, (effects @ missing[..., None]).squeeze(-1), missing.square().sum(1)).float()
+    return more(effects @ effects.mT, (effects @ missing[..., None]).squeeze(-1), missing.square().sum(1)).float().cpu()
 
 
 def more(normal: Tensor, against: Tensor, left: Tensor) -> Tensor:
