@@ -1,8 +1,9 @@
 """`./encore bench blockcache`: Block Caching by its shipped files, without an alignment and with each that ships, next to fewer steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..cache_core import CacheError
 from ..cache_core import published as p
 from ..cache_core.blockcache import Alignment, Profile, for_reduction, schedule
 from ..cache_core.blockcache.align import load as load_alignment
@@ -18,20 +19,30 @@ from .rows import Row, make_table
 
 REDUCTIONS = (1.5, 2.0)  # of schedules besides the shipped one
 FEW = 8  # trajectories of the smaller profile
+PREFIX = "block_cache_"  # of the names of rows with an alignment
 KINDS = ("fit", "train")  # of alignments; those of a model whose file does not ship have no row
 
 
-def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
-    """Uncached, three schedules without an alignment, the shipped one with each, and fewer steps at the cost of the shipped one."""
+def run(course: Course, setting: Setting, rounds: int, bar: Bar, only: Sequence[str] = ()) -> list[Row]:
+    """Uncached, three schedules without an alignment, the shipped one with each, and fewer steps at the cost of the shipped one.
+
+    With `only`, uncached, the shipped schedule without an alignment, and with those of them. Raises CacheError for one that does not ship.
+    """
     order = Order(course.family)
     profile, files = load_profile(order.path("profiles")), {kind: order.path("alignments", f"-{kind}") for kind in KINDS}
     aligned = {kind: load_alignment(file) for kind, file in files.items() if file.exists()}
-    entrants = entries(order, profile, aligned, setting)
+    if unknown := sorted({name.removeprefix(PREFIX) for name in only} - set(aligned)):
+        raise CacheError(
+            f"No alignment of {order.name} is called {', '.join(unknown)}. There are {', '.join(PREFIX + kind for kind in aligned)}."
+        )
+    if only:
+        aligned = {kind: known for kind, known in aligned.items() if PREFIX + kind in only}
+    entrants = entries(order, profile, aligned, setting)[: 1 + len(aligned) if only else None]
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)
     results = [course.judge(entrant, frames, bar) for entrant in entrants]
-    plain = fewer_steps(course, setting, [cost(results[0], uncached)], frames, bar)
-    rivals = next(iter(plain.values()))
+    plain = {} if only else fewer_steps(course, setting, [cost(results[0], uncached)], frames, bar)
+    rivals = next(iter(plain.values()), {})
     everyone = [uncached, *results, *rivals.values()]
     bar.expect(course, [result.entrant.setting for result in everyone], rounds)
     course.race(everyone, rounds, bar)
@@ -48,7 +59,7 @@ def entries(order: Order, profile: Profile, aligned: Mapping[str, Alignment], se
     known = load_schedule(order.path("schedules"))
     words = f"{known.reduction:.2f}x fewer MACs"
     made = [Entrant("block_cache", setting, words, p.block_cache(known))]
-    made += [Entrant(f"block_cache_{kind}", setting, words, p.block_cache(known, aligned[kind])) for kind in aligned]
+    made += [Entrant(PREFIX + kind, setting, words, p.block_cache(known, aligned[kind])) for kind in aligned]
     if profile.trajectories > FEW:
         made.append(Entrant(f"block_cache_of_{FEW}", setting, words, p.block_cache(schedule(profile.first(FEW), known.delta))))
     others = [for_reduction(profile, wanted) for wanted in REDUCTIONS]

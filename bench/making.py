@@ -13,15 +13,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cache_core.blockcache import Alignment, BlockSchedule, Profile, Rollouts, Training, for_reduction
-from ..cache_core.blockcache.align import TRIALS
 from ..cache_core.blockcache.profile import load as load_profile
 from ..cache_core.blockcache.schedule import load as load_schedule
+from ..cache_core.blockcache.weigh import TRIALS
 from ..demo import codec
 from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, load_model, sample
 from ..demo.train import STATE
 from ..demo.world import FRAMES, SIDE, Scene, draw_scene
 from ..nodes.adapters.analysis import SITES, analysed
-from ..nodes.adapters.blockcache import Measurement, student, tried
+from ..nodes.adapters.blockcache import Measurement, student, weighed
 from ..nodes.adapters.calibrate import fingerprint
 from ..nodes.adapters.lessons import Lesson
 from ..nodes.blockcache.analysis_plot import analysis_plot
@@ -35,13 +35,17 @@ SHIPPED = Path(__file__).parents[1] / "demo" / "blockcache"
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is made of a demo model, from `trajectories` of the profile, `rollouts` of the fit, `iterations` of the training."""
+    """What is made of a demo model, from `trajectories` of the profile, `rollouts` of the fit, `iterations` of the training.
+
+    Alignments are weighed on `weighing` prompts.
+    """
 
     family: str
     trajectories: int = 64
     reduction: float = 1.9
     rollouts: int = 32
     iterations: int = 120
+    weighing: int = 16
     steps: int = 50
     batch: int = 8
     half: bool = False  # products in bfloat16 while an alignment is trained
@@ -74,10 +78,16 @@ class Order:
         """Sample prompts together: frames [N, F, 64, 64, 3] in 0..1."""
         return sample(model, self.family, scenes, self.setting, PROMPTS + seed, bar.update)
 
-    def tried(self, model: Any, schedule: BlockSchedule, found: Alignment, bar: Any) -> Alignment:
-        """What is proven of an alignment on a batch that it was not learned from."""
-        trial = self.scenes(self.batch, 4000)
-        return tried(model, schedule, found, lambda each: self.sample(each, trial, 4000, bar))
+    def weighed(self, model: Any, schedule: BlockSchedule, found: Alignment, bar: Any) -> Alignment:
+        """An alignment weighed on prompts that it was not learned from."""
+        scenes, starts = self.scenes(self.weighing, 4000), range(0, self.weighing, self.batch)
+        groups = [(scenes[start : start + self.batch], 4000 + number) for number, start in enumerate(starts)]
+        return weighed(model, schedule, found, lambda each: torch.cat([self.sample(each, *group, bar) for group in groups]))
+
+    @property
+    def trials(self) -> int:
+        """Steps that this takes at most."""
+        return TRIALS * self.steps * -(-self.weighing // self.batch)
 
     def about(self, model: Any, **more: Any) -> dict[str, Any]:
         """What is written into a file of where it comes from."""
@@ -134,10 +144,10 @@ def fit(order: Order, model: Any, schedule: BlockSchedule) -> Alignment:
     pupil, began, scenes = Rollouts(), time.perf_counter(), order.scenes(order.rollouts, 1)
     taught = student(model, schedule, Lesson(pupil, schedule.cached))
     groups = [scenes[start : start + order.batch] for start in range(0, len(scenes), order.batch)]
-    with tqdm(total=(len(groups) + TRIALS) * order.steps, desc="fit", unit="step", disable=None) as bar:
+    with tqdm(total=len(groups) * order.steps + order.trials, desc="fit", unit="step", disable=None) as bar:
         for number, group in enumerate(groups):
             order.sample(taught, group, 1000 + number, bar)
-        found = order.tried(model, schedule, pupil.alignment(f"{order.name}-fit", schedule.digest, {}), bar)
+        found = order.weighed(model, schedule, pupil.alignment(f"{order.name}-fit", schedule.digest, {}), bar)
     seconds = round(time.perf_counter() - began, 1)
     return replace(found, about={**order.about(model, rollouts=order.rollouts, seconds=seconds), **found.about})
 
@@ -156,7 +166,7 @@ def make_training(order: Order, model: Any) -> str:
 def train(order: Order, model: Any, schedule: BlockSchedule, pupil: Training, state: Path) -> Alignment:
     """Roll-outs up to the wanted number, the state saved after each; their prompts depend on the number alone."""
     taught = student(model, schedule, Lesson(pupil, schedule.cached, checkpointed=False))
-    with tqdm(total=(order.iterations - pupil.rollouts + TRIALS) * order.steps, desc="train", unit="step", disable=None) as bar:
+    with tqdm(total=(order.iterations - pupil.rollouts) * order.steps + order.trials, desc="train", unit="step", disable=None) as bar:
         while pupil.rollouts < order.iterations:
             began, number = time.perf_counter(), 2000 + pupil.rollouts
             with torch.autocast("cpu", torch.bfloat16, enabled=order.half):
@@ -165,7 +175,7 @@ def train(order: Order, model: Any, schedule: BlockSchedule, pupil: Training, st
             pupil.save(state)
             bar.set_postfix(loss=f"{pupil.losses[-1]:.3g}")
         told = order.about(model, rollouts=pupil.rollouts * order.batch, iterations=pupil.rollouts, seconds=round(pupil.seconds, 1))
-        return order.tried(model, schedule, pupil.alignment(f"{order.name}-train", schedule, told), bar)
+        return order.weighed(model, schedule, pupil.alignment(f"{order.name}-train", schedule, told), bar)
 
 
 def make_analysis(order: Order, model: Any) -> str:

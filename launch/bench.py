@@ -33,7 +33,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE, whole or not at all")
     parser.add_argument("--model", choices=(*MODELS, *SKIPPED), help="run only this demo model; the last three are for skip")
     parser.add_argument("--sampler", metavar="NAME", help="a sampler of ComfyUI in place of euler, such as dpmpp_2m")
-    parser.add_argument("--only", nargs="+", default=(), metavar="METHOD", help="of bench methods or frontier, only these, such as trace")
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="METHOD", help="of bench methods, frontier or blockcache, only these, such as trace"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw PSNR against MACs saved as a PNG, where the benchmark has both")
     parser.add_argument("--quick", action="store_true", help="4 prompts, 20 steps, 1 round of timing, where nothing else is said")
     for name, text in {
@@ -53,8 +55,8 @@ def bench(host: Host, options: argparse.Namespace) -> int:
             raise LaunchError(f"--{name} names {file}, and there is no folder {file.resolve().parent}. Make it first")
     if options.model in SKIPPED and options.name != "skip":
         raise LaunchError(f"--model {options.model} is there for bench skip alone. Leave it out or name flux or wan")
-    if options.only and options.name not in ("methods", "frontier"):
-        raise LaunchError(f"--only chooses from the rows of bench methods and bench frontier, not of {options.name}. Leave it out")
+    if options.only and options.name not in ("methods", "frontier", "blockcache"):
+        raise LaunchError(f"--only chooses from the rows of bench methods, frontier and blockcache, not of {options.name}. Leave it out")
     pack = load_pack(host)
     if options.threads:
         import torch

@@ -20,6 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "trajectories": "samplings of the profile (default 64)",
         "rollouts": "roll-outs of the fit (default 32)",
         "iterations": "roll-outs of the training, a batch each (default 120)",
+        "weighing": "prompts that an alignment is weighed on (default 16)",
         "steps": "steps of a sampling (default 50)",
         "batch": "prompts sampled at once (default 8)",
         "threads": "processor threads (default PyTorch's)",
@@ -39,7 +40,7 @@ def blockcache(host: Host, options: argparse.Namespace) -> int:
 
         torch.set_num_threads(options.threads)
     making = importlib.import_module(f"{load_pack(host)}.bench.making")
-    names = ("trajectories", "rollouts", "iterations", "steps", "batch", "reduction", "half", "folder")
+    names = ("trajectories", "rollouts", "iterations", "weighing", "steps", "batch", "reduction", "half", "folder")
     given = {name: getattr(options, name) for name in names if getattr(options, name)}
     code: int = making.make(WHAT if options.what == "all" else (options.what,), making.Order(options.model, **given))
     return code

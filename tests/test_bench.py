@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from pack.bench import ablations, bootstrap, contest, frontier, methods, metrics, output, plot, rows, run, skip
+from pack.bench import ablations, blockcache, bootstrap, contest, frontier, methods, metrics, output, plot, rows, run, skip
 from pack.cache_core import CacheError, Recipe, published
 from pack.cache_core.trace import Statistics, calibrated
 from pack.cache_core.trace.bands import LEVELS
@@ -208,6 +208,8 @@ def test_of_the_methods_only_those_asked_for_run_and_a_name_that_none_has_is_ref
         methods.entries(course, None, ("tracee",))
     with pytest.raises(CacheError, match="The frontier has no tracee"):
         frontier.run(course, None, 1, None, ("tracee",))
+    with pytest.raises(CacheError, match="No alignment of demo-flux is called tracee"):
+        blockcache.run(course, None, 1, None, ("tracee",))
 
 
 class TestCommand:

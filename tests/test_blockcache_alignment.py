@@ -72,34 +72,6 @@ class TestAlignments:
                 pupil.align(0, sigma, torch.zeros_like(held), held)
         assert pupil.alignment("x", "", {}).rows.abs().max() == 0.0
 
-    def test_an_alignment_is_proven_level_by_level_at_the_end_of_whole_samplings(self):
-        sigmas = (0.9, 0.7, 0.5, 0.3)
-        known = Alignment("x", "fitted", tuple((0, sigma) for sigma in sigmas), torch.ones(4, 2, 3), about={"seconds": 3})
-        harm, seen = torch.tensor([1.0, -2.0, 3.0, -1.0]), []  # of each level, added to an error of 5
-
-        def cached(tried):
-            seen.append(tried.rows[:, 0, 0].tolist())
-            return (5.0 + (tried.rows[:, 0, 0] * harm).sum()).expand(2, 4)
-
-        found = align.proven(known, torch.zeros(2, 4), cached, parts=4)
-        assert found.rows[:, 0, 0].tolist() == [0.0, 1.0, 0.0, 1.0]
-        assert found.about == {"seconds": 3, "left_out": [0.9, 0.5]}
-        assert seen[0] == [1.0] * 4
-        assert seen[1] == [0.0] * 4
-        assert len(seen) + 1 <= 4 + 3
-        harm[:] = 1.0
-        assert align.proven(known, torch.zeros(2, 4), cached, parts=4).rows.abs().max() == 0.0, "better without any"
-        harm[:] = -1.0
-        assert torch.equal(align.proven(known, torch.zeros(2, 4), cached, parts=2).rows, known.rows)
-
-    def test_a_part_that_helps_only_beside_another_is_not_kept_where_none_is_better(self):
-        known = Alignment("x", "fitted", ((0, 0.9), (0, 0.3)), torch.ones(2, 2, 3))
-        errors = {(1.0, 1.0): 3.0, (0.0, 0.0): 2.0, (0.0, 1.0): 4.0, (1.0, 0.0): 4.0}
-        found = align.proven(
-            known, torch.zeros(1, 2), lambda tried: torch.full((1, 2), errors[tuple(tried.rows[:, 0, 0].tolist())]), parts=2
-        )
-        assert found.about["left_out"] == [0.9, 0.3]
-
     @pytest.mark.parametrize("cfg", [1.0, 3.0])
     def test_the_fit_leads_the_tokens_nearer_to_the_teachers(self, model, family, cfg):
         plan, pupil = for_reduction(measured(model, family, cfg=cfg), 1.4), Rollouts()

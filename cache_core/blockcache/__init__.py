@@ -1,9 +1,10 @@
 """Block Caching (arXiv:2312.03209): a profile of each block's change, the schedule that follows from it, and its alignment."""
 
-from .align import Alignment, Rollouts, proven
+from .align import Alignment, Rollouts
 from .profile import Changes, Profile
 from .schedule import BlockSchedule, for_reduction, refreshes, schedule
 from .train import Training
+from .weigh import weighed
 
 __all__ = [
     "Alignment",
@@ -13,7 +14,7 @@ __all__ = [
     "Rollouts",
     "Training",
     "for_reduction",
-    "proven",
     "refreshes",
     "schedule",
+    "weighed",
 ]

@@ -6,10 +6,9 @@ table a row is interpolated. It is `trained` as published (train.py), or `fitted
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from ..errors import CacheError
 from . import file
 
 KIND = "block alignment"
-PARTS = 6  # of the noise levels that an alignment is tried without, one after the other
-TRIALS = PARTS + 3  # samplings that this takes at most: uncached, by the whole alignment, without each part, and without any
 RIDGE = 1e-3  # pull of the fit towards no alignment, times the mean square of the regressors
 
 
@@ -168,37 +165,3 @@ class Rollouts:
         cells = sorted(self._sums, key=lambda cell: (cell[0], -cell[1]))
         rows = torch.stack([self._sums[cell].trusted() for cell in cells]).cpu()
         return Alignment(name, "fitted", tuple(cells), rows, schedule, dict(about))
-
-
-def proven(alignment: Alignment, uncached: Tensor, cached: Callable[[Alignment], Tensor], parts: int = PARTS) -> Alignment:
-    """The alignment at those of its noise levels where it makes whole samplings end nearer to the uncached ones.
-
-    Predictions may come nearer at every step and the end may not: what is left of their errors then adds up. So `cached` samples
-    prompts that the alignment was not made from, `uncached` [B, ...] without a cache, by the alignment given to it: the whole one,
-    then without each of `parts` of its levels in turn, from noisy to clean, left out for good where that is better, then none.
-    """
-    levels = sorted({sigma for _, sigma in alignment.cells}, reverse=True)
-    cuts = [round(n * len(levels) / parts) for n in range(parts + 1)]
-    groups = [frozenset(levels[start:stop]) for start, stop in pairwise(cuts) if start < stop]
-
-    def error(kept: frozenset[float]) -> float:
-        """Mean over the prompts of the logarithm of the mean square."""
-        wrong = (cached(limited(alignment, kept)) - uncached).float().flatten(1).square().mean(1)
-        return float(wrong.clamp_min(torch.finfo(torch.float32).tiny).log().mean())
-
-    kept = frozenset(levels)
-    best, none = error(kept), error(frozenset())
-    for group in groups:
-        found = none if kept == group else error(kept - group)
-        if found < best:
-            best, kept = found, kept - group
-    if none <= best:
-        kept = frozenset()
-    left_out = [sigma for sigma in levels if sigma not in kept]
-    return replace(limited(alignment, kept), about={**alignment.about, "left_out": left_out})
-
-
-def limited(alignment: Alignment, levels: Collection[float]) -> Alignment:
-    """The alignment at these noise levels; at its others it does nothing."""
-    kept = torch.tensor([sigma in levels for _, sigma in alignment.cells], device=alignment.rows.device)
-    return replace(alignment, rows=alignment.rows * kept[:, None, None])

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ...cache_core import CacheError, Ledger, Placement, Site
 from ...cache_core import published as p
-from ...cache_core.blockcache import Alignment, BlockSchedule, Changes, Profile, proven
+from ...cache_core.blockcache import Alignment, BlockSchedule, Changes, Profile
+from ...cache_core.blockcache import weighed as weigh
 from ...cache_core.blockcache.profile import joined
 from ...cache_core.memory import kept_bytes
 from ...cache_core.types import Place
@@ -89,11 +90,11 @@ def student(model: Any, schedule: BlockSchedule, lesson: Lesson, placement: Plac
     return attach(model, p.block_cache(schedule, lesson.pupil, placement))
 
 
-def tried(
+def weighed(
     model: Any, schedule: BlockSchedule, alignment: Alignment, run: Callable[[Any], Tensor], placement: Placement | None = None
 ) -> Alignment:
-    """What is `proven` of an alignment, on the samplings that `run` makes with a model: their latents or pictures [B, ...] at the end."""
-    return proven(alignment, run(model), lambda known: run(attach(model, p.block_cache(schedule, known, placement))))
+    """An alignment weighed on the samplings that `run` makes with a model: their latents or pictures [B, ...] at the end."""
+    return weigh(alignment, run(model), lambda known: run(attach(model, p.block_cache(schedule, known, placement))))
 
 
 def check(model: Any, schedule: BlockSchedule) -> None:

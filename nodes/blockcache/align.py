@@ -1,7 +1,7 @@
 """Encore Align (fit) and Encore Align (train): the scale-shift alignment, in closed form and as published."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -11,10 +11,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...cache_core.blockcache import Alignment, BlockSchedule, Rollouts, Training
-from ...cache_core.blockcache.align import TRIALS
 from ...cache_core.blockcache.schedule import load as load_schedule
 from ...cache_core.blockcache.train import RATE
-from ..adapters.blockcache import check, student, tried
+from ...cache_core.blockcache.weigh import TRIALS
+from ..adapters.blockcache import check, student, weighed
 from ..adapters.calibrate import Sampling, about
 from ..adapters.lessons import Lesson
 from .cache import ALIGNMENT
@@ -83,7 +83,7 @@ class EncoreBlockAlignFit(_Align):
     def own(cls) -> list[Any]:
         words = (
             "Samplings to learn from, 1 to 64, each as long as a cached and an uncached one together. A batch in the latent gives several "
-            f"at once. Up to {TRIALS} more then try what was learned."
+            f"at once, and up to {TRIALS} samplings more then weigh its parts; of a single one they tell only whether it helps."
         )
         return [io.Int.Input("rollouts", default=8, min=1, max=64, tooltip=words)]
 
@@ -95,7 +95,7 @@ class EncoreBlockAlignFit(_Align):
         bar = comfy.utils.ProgressBar((rollouts + TRIALS) * sampling.steps)
         for number in range(rollouts):
             sampling.run(taught, seed + number, number, bar)
-        found = _tried(sampling, known, pupil.alignment(name, known.digest, {}), seed, rollouts, device, bar)
+        found = _weighed(sampling, known, pupil.alignment(name, known.digest, {}), seed, rollouts, device, bar)
         found = replace(found, about={**told(sampling, rollouts, time.perf_counter() - began), **found.about})
         found.save(path)
         summary = words(found)
@@ -160,18 +160,18 @@ class EncoreBlockAlignTrain(_Align):
                 pupil.drop()
                 pupil.save(state)
             found = pupil.alignment(name, known, told(sampling, pupil.rollouts, pupil.seconds))
-        found = _tried(sampling, known, found, seed, pupil.rollouts, device, bar)
+        found = _weighed(sampling, known, found, seed, pupil.rollouts, device, bar)
         found.save(path)
         summary = f"{words(found)} Loss {pupil.losses[-1]:.3g} in the last roll-out, {pupil.losses[0]:.3g} in the first."
         return io.NodeOutput(found, summary, loss_plot(pupil.losses, f"{name}: loss"), ui={"text": [summary]})
 
 
-def _tried(
+def _weighed(
     sampling: Sampling, schedule: BlockSchedule, found: Alignment, seed: int, rollouts: int, device: str, bar: comfy.utils.ProgressBar
 ) -> Alignment:
-    """What is proven of an alignment on the roll-out that comes after those it was learned from."""
+    """An alignment weighed on the roll-out that comes after those it was learned from."""
     run: Callable[[Any], Tensor] = lambda model: sampling.run(model, seed + rollouts, rollouts, bar)  # noqa: E731
-    return tried(sampling.model, schedule, found, run, placement_of(device))
+    return weighed(sampling.model, schedule, found, run, placement_of(device))
 
 
 def sampling_of(given: dict[str, Any]) -> Sampling:
@@ -190,9 +190,16 @@ def words(found: Alignment) -> str:
     """An alignment for people."""
     scale, shift = found.rows.abs().mean((0, 2)).tolist()
     made = found.about
-    harmful = len(made.get("left_out", ()))
     return (
         f"{found.name}: {found.kind} on {made['rollouts']} roll-outs in {made['seconds']:g} s, {len(found.cells)} cells, "
-        f"mean |scale| {scale:.3g}, mean |shift| {shift:.3g}."
-        + (f" At {harmful} noise levels it did not help, and they are left as they are." if harmful else "")
+        f"mean |scale| {scale:.3g}, mean |shift| {shift:.3g}." + weight(made.get("gains", ()))
     )
+
+
+def weight(gains: Sequence[float]) -> str:
+    """What the weighing at the end of whole samplings said, for people."""
+    if not gains or set(gains) == {1.0}:
+        return ""
+    if not any(gains):
+        return " It did not help at the end of whole samplings, and is left out."
+    return f" Weighed at the end of whole samplings: its {len(gains)} parts count {min(gains):.2g} to {max(gains):.2g} times."
