@@ -13,12 +13,11 @@ from .frontier import COLUMNS
 from .methods import reference
 from .progress import Bar
 from .rows import Row, make_table
-from .teachers import calibration, recorded
+from .teachers import ROLLED, calibration, recorded
 
 __all__ = ["COLUMNS", "run"]
 SPEEDS = (2.0, 4.0)
 DEPTHS = (2, 3, 4)  # anchors, besides the usual number
-ROLLED = 48  # trajectories that are rehearsed
 SIZES = (1, 4, 16)  # trajectories of a calibration, besides the usual number
 TERMS = {
     "target: the teacher's velocity": Terms(returns=False),
@@ -30,7 +29,7 @@ TERMS = {
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     """Uncached, and at each speed the whole method and every variation of it. Seconds are not the point: `rounds` may be 1."""
-    own, alike = (calibration(course.family, setting, ROLLED, SPEEDS, mixes) for mixes in (True, False))
+    own, alike = (calibration(course.family, setting, ROLLED[course.family], SPEEDS, mixes) for mixes in (True, False))
     changed = {words: recorded(course.family, other) for words, other in shifted(setting).items()}
     changed |= {f"{count} trajectories": recorded(course.family, setting, count) for count in SIZES}
     entrants = [

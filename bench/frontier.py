@@ -33,9 +33,10 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar, only: Sequence[
     """
     if unknown := sorted(set(only) - set(NAMES)):
         raise CacheError(f"The frontier has no {', '.join(unknown)}. Choose from {', '.join(NAMES)}.")
-    own = teachers.shipped(course.family, setting) or teachers.calibration(course.family, setting, speeds=SPEEDS)
-    other = teachers.universal(setting.steps, without=course.family)
-    entrants = [entrant for speed in SPEEDS for entrant in entries(own, other, setting, course.family, speed)]
+    family = course.family
+    own = teachers.shipped(family, setting) or teachers.calibration(family, setting, teachers.ROLLED[family], SPEEDS)
+    other = teachers.universal(setting.steps, without=family)
+    entrants = [entrant for speed in SPEEDS for entrant in entries(own, other, setting, family, speed)]
     entrants = [entrant for entrant in entrants if not only or entrant.method in only]
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)

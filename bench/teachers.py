@@ -21,6 +21,7 @@ from .contest import Course, weights
 
 PROMPTS = HELD_OUT << 1  # seed of the calibrations' prompts and noise, out of reach of the held-out ones
 TRAJECTORIES = 8
+ROLLED = {"flux": 48, "wan": 16}  # of those that are rehearsed: a picture has 256 places here, one of 1024 x 1024 has 16384
 CALIBRATIONS = Path(__file__).parents[1] / "demo" / "calibrations"
 # Those that the universal calibration is of: with prompts and with class labels, with CFG and without.
 TEACHERS = {**DEFAULTS, "dit-skip": twins.SETTING, "dit": replace(twins.SETTING, cfg=1.0)}
