@@ -121,13 +121,12 @@ def test_macs_of_the_branches_skipped_are_taken_off(model, family):
 def test_macs_are_right_even_in_a_form_of_call_first_seen_where_branches_are_skipped(model, family, monkeypatch):
     recipe = branchwise(Mask(frozenset({0, 1, 2, 3, 4}), 8))
     known = newest(sample(host.attach(model, recipe), family)).entries[7].macs
-    monkeypatch.setattr(host.Meter, "knows", lambda self, key: False)
     monkeypatch.setattr(host, "_meters", type(host._meters)())
     fresh = host.Meter.through
 
-    def forgetful(self, call, key):
+    def forgetful(self, call, key, counting):
         self._totals.clear()
-        return fresh(self, call, key)
+        return fresh(self, call, key, counting)
 
     monkeypatch.setattr(host.Meter, "through", forgetful)
     assert newest(sample(host.attach(model, recipe), family)).entries[7].macs == known
