@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 from functools import cache, reduce
-from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, conditions, load_model
 from ..demo.world import draw_scene
 from ..nodes.adapters.calibrate import described
 from ..nodes.adapters.visit import visit
+from ..nodes.calibrations import SHIPPED
 from . import twins
 from .contest import Course, weights
 
 PROMPTS = HELD_OUT << 1  # seed of the calibrations' prompts and noise, out of reach of the held-out ones
 TRAJECTORIES = 8
 ROLLED = {"flux": 48, "wan": 16}  # of those that are rehearsed: a picture has 256 places here, one of 1024 x 1024 has 16384
-CALIBRATIONS = Path(__file__).parents[1] / "demo" / "calibrations"
 # Those that the universal calibration is of: with prompts and with class labels, with CFG and without.
 TEACHERS = {**DEFAULTS, "dit-skip": twins.SETTING, "dit": replace(twins.SETTING, cfg=1.0)}
 
@@ -38,10 +38,11 @@ def classroom(family: str, setting: Setting, prompts: int) -> Course:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Trajectories of a classroom as a rehearsal's stage: a single batch."""
+    """Trajectories of a classroom as a rehearsal's stage: a single batch. `told` are its conditions and the empty latent."""
 
-    room: Course
-    setting: Setting
+    model: Any
+    cfg: float
+    told: tuple[list[Any], list[Any], Tensor]
     teacher: Trajectory
     batches: int = 1
 
@@ -62,8 +63,7 @@ class Recorded:
     @torch.inference_mode()
     def visit(self, number: int, x: Tensor, sigma: float) -> Tensor:
         """The model's velocities at `x`."""
-        room, setting = self.room, self.setting
-        return visit(room.model, x, sigma, setting.cfg, *conditions(room.family, room.scenes, setting))
+        return visit(self.model, x, sigma, self.cfg, *self.told)
 
 
 @cache
@@ -83,14 +83,15 @@ def calibration(
     about = described(room.model, setting.cfg, setting.sampler, teacher.start.shape)
     found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), about)
     speeds = speeds if setting.sampler == "euler" else ()  # plans are fitted to Euler's steps
-    return rehearsed(found, speeds, Recorded(room, setting, teacher), mixes=mixes)
+    told = conditions(family, room.scenes, setting)
+    return rehearsed(found, speeds, Recorded(room.model, setting.cfg, told, teacher), mixes=mixes)
 
 
 def shipped(family: str, setting: Setting) -> Calibration | None:
     """The calibration of a demo model that comes with Encore, if it was made for `setting`."""
     if setting != TEACHERS[family]:
         return None
-    return load(CALIBRATIONS / f"demo-{family}.safetensors")
+    return load(SHIPPED / f"demo-{family}.safetensors")
 
 
 @cache

@@ -64,8 +64,8 @@ class Run:
 
     def reuse(self, case: Case) -> Tensor:
         """Forecast of the output [B, ...], after `decide` said so."""
-        self.macs += self.recipe.predictor.macs(case.x)
         stream: Stream = case.stream or self._stream(case)
+        self.macs += stream.macs(case.x)
         if not stream.steady:
             self._grown = True
         return stream.reuse(case.x)
@@ -81,7 +81,10 @@ class Run:
             self._grown = True
         if error is not None:
             self._errors.append(error)
-        return stream.corrected(case.x, y) if stream.corrects else y
+        if not stream.corrects:
+            return y
+        self.macs += stream.macs(case.x)
+        return stream.corrected(case.x, y)
 
     def end(self) -> None:
         """Close the evaluation and note it in the ledger: computed if anything in it was."""

@@ -81,6 +81,10 @@ class Stream:
         self._last = seen if self.corrects else None
         return error
 
+    def macs(self, x: Tensor) -> int:
+        """What the predictor's own matrices take: of the forecast before it is made, of the correction after the output is recorded."""
+        return self._recipe.predictor.macs(self._history, self._seen or self._last or self._unasked(), x)
+
     def corrected(self, x: Tensor, y: Tensor) -> Tensor:
         """What to hand on [B, ...] for the output `y` that was just recorded, if the predictor `corrects`: it repays drift with it."""
         predictor, target = self._recipe.predictor, self._recipe.target

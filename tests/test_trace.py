@@ -17,6 +17,7 @@ from pack.nodes import trace as trace_nodes
 from pack.nodes.adapters import calibrate
 from pack.nodes.adapters.host import attach
 from policy_runs import flow
+from safetensors import safe_open
 from safetensors.torch import save_file
 from trace_runs import statistics
 
@@ -44,6 +45,15 @@ def test_a_missing_damaged_foreign_or_future_file_is_refused(tmp_path):
     save_file({"gram": torch.ones(1, 3, 3)}, path, {"encore": json.dumps({"format": 99})})
     with pytest.raises(CacheError, match="format 99"):
         load(path)
+
+
+def test_a_file_from_before_channels_mixed_is_still_read(tmp_path):
+    path, made = tmp_path / "c.safetensors", calibrated("mine", statistics(flow(20), LEVELS), {}, tries=5)
+    save(made, path)
+    with safe_open(path, "pt") as file:
+        header, gram = json.loads(file.metadata()["encore"]), file.get_tensor("gram")
+    save_file({"gram": gram}, path, {"encore": json.dumps(header | {"format": 2})})
+    assert load(path).masks == made.masks
 
 
 def test_trace_needs_velocities():
@@ -138,5 +148,10 @@ def test_the_node_writes_a_calibration_that_the_other_node_samples_by(tmp_path, 
     monkeypatch.setattr(trace_nodes.EncoreTrace, "hidden", SimpleNamespace(unique_id=None), raising=False)
     (cached,) = trace_nodes.EncoreTrace.execute(model, 1.4, "mine").result
     assert host_models.sample(cached, "flux", steps=8).isfinite().all()
+    seen = []
+    monkeypatch.setattr(trace_nodes, "trace", lambda speed, used, *rest: seen.append(used) or p.trace(speed, used, *rest))
+    trace_nodes.EncoreTrace.execute(model, 1.4, "mine")
+    trace_nodes.EncoreTrace.execute(host_models.make("wan"), 1.4, "mine")
+    assert [len(used.plans) for used in seen] == [1, 0]  # a plan rehearsed on another model means nothing here
     with pytest.raises(CacheError, match="cannot be called"):
         calibrations.place_for("../mine")

@@ -2,19 +2,23 @@
 
 import dataclasses
 import itertools
+import math
 
 import host_models
 import numpy as np
 import pytest
 import torch
-from pack.cache_core import CacheError, Schedule
+from pack.bench import teachers
+from pack.cache_core import CacheError, Recipe
 from pack.cache_core import published as p
 from pack.cache_core.history import History, Placement
-from pack.cache_core.predictors import fitted
-from pack.cache_core.trace import Shelf, Trajectory, calibrated, even, fit, rehearse
+from pack.cache_core.policies import Mask
+from pack.cache_core.predictors import Fitted, fitted
+from pack.cache_core.trace import Given, Shelf, Statistics, Trajectory, even, fit, rehearse
 from pack.cache_core.trace.bands import LEVELS, split
 from pack.cache_core.trace.mixing import Problem, blend, differences, mix
 from pack.cache_core.trace.rehearse import best
+from pack.demo.agreement import DEFAULTS
 from pack.nodes.adapters.host import attach
 from pack.nodes.adapters.visit import visit
 from policy_runs import flow
@@ -147,7 +151,7 @@ def test_a_latent_of_too_many_channels_goes_by_weights_alone():
 def test_a_forecast_mixes_by_the_plan_and_not_for_another_number_of_channels(world):
     made = rehearse(world, MASK, ())
     step = next(step for step in sorted(made.mixing) if len(made.anchors[step]) == 3)
-    for channels in (4, 6):
+    for channels in (4, 6):  # of another number than the plan's
         history, x = History(5, Placement()), torch.randn(1, channels, 8, 8)
         for n in range(4):
             history.push(1.0 - n / 10, torch.randn(1, channels, 8, 8))
@@ -184,7 +188,22 @@ def test_what_lies_on_a_shelf_is_read_a_step_at_a_time(world, tmp_path):
     assert torch.equal(shelf.velocity(0, 7), world.velocities()[7].half())
 
 
-def test_a_plan_compares_by_its_weights(world):
-    made = rehearse(world, MASK, ())
-    assert made == dataclasses.replace(made, mixing={})
-    assert calibrated("mine", world.statistics(), {}, tries=2).computed(Schedule(world.sigmas), 5)
+@pytest.mark.host
+def test_what_mixing_takes_is_counted():
+    model, schedule = host_models.make("flux"), flow(8)
+    start, *velocities = torch.randn(9, 1, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    made = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], LEVELS, 0.0), [0, 1, 4, 7])
+    mixing = {step: np.zeros((3, 16, len(made.weights[step][0]), 16)) for step in (3, 4)}  # one is forecast, one corrected
+    ledgers = []
+    for plan in (made, dataclasses.replace(made, mixing=mixing)):
+        recipe = Recipe(Mask(made.computed, 8), Fitted(Given(plan)))
+        host_models.sample(attach(model, recipe, ledgers.append), "flux", steps=8)
+    macs = [[entry.macs for entry in ledger.entries] for ledger in ledgers]
+    places = math.prod(host_models.LATENT["flux"][1:])
+    takes = [mixing[step].size * places if step in mixing else 0 for step in range(8)]
+    assert [after - before for before, after in zip(*macs, strict=True)] == takes
+
+
+def test_a_demo_models_own_calibration_serves_its_own_setting_alone():
+    assert teachers.shipped("flux", DEFAULTS["flux"]).name == "demo-flux"
+    assert teachers.shipped("flux", dataclasses.replace(DEFAULTS["flux"], steps=28)) is None

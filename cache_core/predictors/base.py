@@ -44,8 +44,8 @@ class Predictor(Protocol):
         """Look at a computed `feature` [B, ...] before it joins the anchors; most predictors have no need to."""
         return None
 
-    def macs(self, x: Tensor) -> int:
-        """Multiply-accumulates of layers of its own that a forecast for the site's input `x` [B, ...] takes; nearly all have none."""
+    def macs(self, history: History, seen: Observation, x: Tensor) -> int:
+        """Multiply-accumulates of matrices of its own in a forecast, or correction, for the input `x` [B, ...]; nearly all have none."""
         return 0
 
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:

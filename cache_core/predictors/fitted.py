@@ -34,6 +34,11 @@ class Fitted(Predictor):
     def corrects(self) -> bool:
         return True
 
+    def macs(self, history: History, seen: Observation, x: Tensor) -> int:
+        found = self._plan(history, seen)
+        mixing = None if found is None else found.mixed(seen.step.index, x.shape[1])
+        return 0 if mixing is None else mixing.size * x.numel() // x.shape[1]
+
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
         found = self._plan(history, seen)
         if found is None or seen.step.index not in found.weights or seen.step.index in found.computed:  # an exam is of order 1
@@ -74,10 +79,7 @@ def on_step(sigma: float, start: float) -> bool:
 
 
 def combine(history: History, plan: Plan, step: int, x: Tensor) -> Tensor:
-    """Sum over bands of the anchors' and the latent's weighted parts, in float32, as `x` [B, C, (F,) H, W] in dtype and device.
-
-    Channels mix where the plan says so; a latent with another number of channels goes by the weights alone.
-    """
+    """Sum over bands of the anchors' and the latent's weighted parts, in float32, as `x` [B, C, (F,) H, W] in dtype and device."""
     wide, weights = x.to(torch.promote_types(x.dtype, torch.float32)), plan.weights[step]
     anchors = [feature.to(wide.device, wide.dtype) for feature in history.features[1 - len(weights[0]) :]]
-    return join(blend([*anchors, wide], weights, plan.mixing.get(step)), plan.levels).to(x.dtype)
+    return join(blend([*anchors, wide], weights, plan.mixed(step, x.shape[1])), plan.levels).to(x.dtype)

@@ -29,7 +29,7 @@ class Bridged(Predictor):
     def keeps_inputs(self) -> bool:
         return True
 
-    def macs(self, x: Tensor) -> int:
+    def macs(self, history: History, seen: Observation, x: Tensor) -> int:
         return x.numel() * self.matrix.shape[0]
 
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:

@@ -46,6 +46,11 @@ class Plan:
     exams: Mapping[int, float] = field(default_factory=dict)
     mixing: Mapping[int, Array] = field(default_factory=dict, compare=False)  # [bands, channels, anchors + 1, channels]
 
+    def mixed(self, step: int, channels: int) -> Array | None:
+        """The mixing at a step of a latent with so many channels; one of another number goes by the weights alone."""
+        found = self.mixing.get(step)
+        return found if found is not None and found.shape[1] == channels else None
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -113,6 +118,14 @@ def follow(space: "Space", statistics: Statistics, mask: Sequence[int], depth: i
     return Plan(frozenset(mask), MappingProxyType(weights), MappingProxyType(anchors), statistics.levels, error, MappingProxyType(exams))
 
 
+def ridged(square: Array, right: Array, prior: Array, ridge: float) -> Array:
+    """Weights [bands, P] that solve square [bands, P, P] w = right [bands, P], drawn to `prior` by `ridge` times the diagonal's mean."""
+    count = square.shape[1]
+    pull = ridge * np.trace(square, axis1=1, axis2=2)[:, None] / count + 1e-300
+    found: Array = np.linalg.solve(square + pull[..., None] * np.eye(count), (right + pull * prior)[..., None])[..., 0]
+    return found
+
+
 def response(sigma: float) -> tuple[float, float]:
     """Slope and unknown part of what the velocity at `sigma` is taken to answer to drift."""
     high, low = 1.0 / max(1.0 - sigma, NEAREST[0]), 1.0 / max(sigma, NEAREST[1])
@@ -160,12 +173,7 @@ class Space:
 
         def solve(step: int, parts: Array, goal: Array, prior: Array) -> Array:
             weighted = parts @ self.gram
-            square = weighted @ parts.transpose(0, 2, 1)
-            count = square.shape[1]
-            pull = ridge * np.trace(square, axis1=1, axis2=2)[:, None] / count + 1e-300
-            right = np.einsum("gpm,gm->gp", weighted, goal) + pull * prior
-            result: Array = np.linalg.solve(square + pull[..., None] * np.eye(count), right[..., None])[..., 0]
-            return result
+            return ridged(weighted @ parts.transpose(0, 2, 1), np.einsum("gpm,gm->gp", weighted, goal), prior, ridge)
 
         return solve
 

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .bands import split
-from .fit import RIDGE
+from .fit import RIDGE, ridged
 from .statistics import Array
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # times the mean square of a regressor, towards no mixing
@@ -56,11 +56,7 @@ class Problem:
 
     def weights(self, prior: Array) -> Array:
         """Weights [bands, P] of all channels alike, by ridge regression towards `prior` [P]."""
-        square, right = self._alike()
-        count = square.shape[1]
-        pull = RIDGE * np.trace(square, axis1=1, axis2=2)[:, None] / count + 1e-300
-        found: Array = np.linalg.solve(square + pull[..., None] * np.eye(count), (right + pull * prior)[..., None])[..., 0]
-        return found
+        return ridged(*self._alike(), prior, RIDGE)
 
     def left(self, weights: Array) -> "Problem":
         """What `weights` [bands, P] leave of the goal, regressed on differences in place of the anchors."""
@@ -120,11 +116,16 @@ def differences(count: int) -> Array:
 
 def blend(parts: Sequence[Tensor], weights: Sequence[Sequence[float]], mixing: Array | None) -> list[Tensor]:
     """For each band what the parts [B, C, (F,) H, W], anchors and latent, make by its weights and mixing; to be joined."""
-    made = [torch.stack([part * weight for part, weight in zip(parts, row, strict=True)]).sum(0) for row in weights]
-    if mixing is not None and mixing.shape[1] == parts[0].shape[1]:
+    made = []
+    for row in weights:
+        total = parts[0] * row[0]
+        for part, weight in zip(parts[1:], row[1:], strict=True):
+            total.add_(part, alpha=weight)
+        made.append(total)
+    if mixing is not None:
         tables = torch.from_numpy(mixing).to(parts[0])
         mixed = torch.einsum("gcpk,pbk...->gbc...", tables, torch.stack(list(parts)))
-        made = [alike + more for alike, more in zip(made, mixed, strict=True)]
+        made = [alike.add_(more) for alike, more in zip(made, mixed, strict=True)]
     return made
 
 
