@@ -120,6 +120,13 @@ def test_mixing_that_helps_no_other_trajectory_is_left_out():
     assert mix(halves, np.zeros((1, 3))) is None
 
 
+def test_mixing_has_to_help_both_halves_where_it_was_fitted_on_the_other():
+    parts, goal, strong = random_problem(1)
+    weak = Problem.of(parts, 0.2 * goal, ())  # what it needs helps the strong half too, and what that needs harms it
+    assert mix([strong, weak], np.zeros((1, 3))) is None
+    assert mix([strong, strong], np.zeros((1, 3))) is not None
+
+
 def test_a_problem_is_the_products_of_its_bands():
     parts, goal, made = random_problem(3, rows=2, levels=LEVELS)
     fine = split(parts, LEVELS)[0].double()  # [P, B, C, H, W]
