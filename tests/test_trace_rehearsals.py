@@ -124,6 +124,7 @@ def test_mixing_has_to_help_both_halves_where_it_was_fitted_on_the_other():
     parts, goal, strong = random_problem(1)
     weak = Problem.of(parts, 0.2 * goal, ())  # what it needs helps the strong half too, and what that needs harms it
     assert mix([strong, weak], np.zeros((1, 3))) is None
+    assert mix([weak, strong], np.zeros((1, 3))) is None
     assert mix([strong, strong], np.zeros((1, 3))) is not None
 
 
