@@ -23,7 +23,7 @@ from .rows import Row, make_table
 
 SPEEDS = (1.5, 2.0, 3.0, 4.0, 5.0)
 MASKS = ("even", "published", "searched", "left_out")
-NAMES = ("reuse", *(f"order_1_{mask}_mask" for mask in MASKS), "trace_universal", "trace_left_out", "trace")
+NAMES = ("reuse", *(f"order_1_{mask}_mask" for mask in MASKS), "trace_universal", "trace_left_out", "trace_left_out_unguarded", "trace")
 
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar, only: Sequence[str] = ()) -> list[Row]:
@@ -64,6 +64,7 @@ def entries(own: Calibration, other: Calibration, setting: Setting, family: str,
         "order_1_left_out_mask": p.masked(plan(other, schedule, count).computed, schedule.total),
         "trace_universal": p.trace(speed, universal()),
         "trace_left_out": p.trace(speed, other),
+        "trace_left_out_unguarded": p.trace(speed, other, guarded=False),
         "trace": p.trace(speed, own),
     }
     return [Entrant(name, setting, f"{speed:g}x", recipe) for name, recipe in made.items()]
