@@ -67,7 +67,8 @@ class World:
         return x, computed
 
     def error(self, made) -> float:
-        return float((self.sample(made)[0] - self.teacher[-1]).norm() / self.teacher[-1].norm())
+        far = (self.sample(made)[0] - self.teacher[-1]).flatten(1).norm(dim=1)
+        return float((far / self.teacher[-1].flatten(1).norm(dim=1)).log().mean().exp())
 
     def statistics(self) -> Statistics:
         return Statistics.of(self.begin, self.velocities(), self.sigmas[:-1], (), 0.0)

@@ -10,6 +10,7 @@ from ..errors import CacheError
 from ..masks import budget
 from ..types import Schedule
 from .calibration import Calibration, Levels, Rehearsed, universal
+from .fit import fit
 from .rehearse import Stage, best
 from .search import cost, search
 from .statistics import Statistics
@@ -72,7 +73,8 @@ def rehearsed(
     """The same with plans for `speeds` that were rehearsed on its own schedule; `stage` has its trajectories.
 
     Several masks go to the rehearsals, the calibration's own, the universal one and what other searches found: a search goes by a
-    guess of what the model answers off the path, and a rehearsal measures it. Unless it `mixes`, all channels go by one weight.
+    guess of what the model answers off the path, and a rehearsal measures it. Each is tried with the weights of the guess too.
+    Unless it `mixes`, all channels go by one weight.
     """
     statistics = calibration.statistics
     schedule = Schedule((*statistics.sigmas, statistics.end))
@@ -83,10 +85,10 @@ def rehearsed(
         start = sorted(universal().computed(schedule, count))
         for seed in range(1, candidates - 1):
             masks.add(frozenset(search(cost(statistics), schedule.total, count, [start] if seed % 2 else (), TRIES, seed, watch)))
-        plans.append(best(stage, sorted(masks, key=sorted), statistics.levels, mixes))
+        plans.append(best(stage, [fit(statistics, mask) for mask in sorted(masks, key=sorted)], mixes))
     return replace(calibration, plans=tuple(Rehearsed(schedule.sigmas, made) for made in plans))
 
 
 def visits(steps: int, speeds: Iterable[float]) -> int:
     """How often `rehearsed` visits each trajectory at most."""
-    return CANDIDATES * sum({budget(steps, speed) for speed in speeds} - {steps})
+    return 2 * CANDIDATES * sum({budget(steps, speed) for speed in speeds} - {steps})

@@ -6,7 +6,7 @@ alone. Its steps are Euler's.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -70,6 +70,34 @@ class Student:
 
 def rehearse(stage: Stage, computed: Iterable[int], levels: tuple[int, ...], depth: int = DEPTH, mixes: bool = True) -> Plan:
     """The plan that computes these steps, with the error that it had. Unless it `mixes`, all channels go by one weight."""
+
+    def fitted(step: int, students: Sequence[Student], stride: float, prior: Array) -> tuple[Array, Array | None]:
+        return _fitted(students, stride, levels, prior, mixes)
+
+    return _sampled(stage, computed, levels, depth, fitted)
+
+
+def tried(stage: Stage, plan: Plan, depth: int = DEPTH) -> Plan:
+    """The same plan, with the error and the exams that it really had."""
+
+    def given(step: int, students: Sequence[Student], stride: float, prior: Array) -> tuple[Array, Array | None]:
+        return np.array(plan.weights[step]), plan.mixing.get(step)
+
+    return _sampled(stage, plan.computed, plan.levels, depth, given)
+
+
+def best(stage: Stage, guesses: Iterable[Plan], mixes: bool = True) -> Plan:
+    """Of plans that were fitted to a guess, and of their masks rehearsed, the one that really ended nearest to the uncached latents."""
+    ended = [made for guess in guesses for made in (rehearse(stage, guess.computed, guess.levels, mixes=mixes), tried(stage, guess))]
+    return min(ended, key=lambda plan: plan.error)
+
+
+# Weights [bands, P] of a step, and what mixing adds: from its number, the students, the stride and the prior [P].
+Choice = Callable[[int, Sequence[Student], float, Array], tuple[Array, Array | None]]
+
+
+def _sampled(stage: Stage, computed: Iterable[int], levels: tuple[int, ...], depth: int, choose: Choice) -> Plan:
+    """The plan whose weights `choose` gives, step after step, with the error that it had."""
     sigmas, mask = np.array(stage.sigmas), sorted(computed)
     students = [Student(start := stage.start(number).float(), start) for number in range(stage.batches)]
     weights, anchors, exams, mixing = {}, {}, {}, {}
@@ -85,7 +113,7 @@ def rehearse(stage: Stage, computed: Iterable[int], levels: tuple[int, ...], dep
         for number, student in enumerate(students):
             student.teacher = student.teacher + stride * stage.taught(number, n).float()
         if len(known) > 1:
-            found, mixed = _fitted(students, stride, levels, order_one(sigmas[known], sigmas[n]), mixes)
+            found, mixed = choose(n, students, stride, order_one(sigmas[known], sigmas[n]))
             weights[n], anchors[n] = tuple(map(tuple, found.tolist())), tuple(known)
             if mixed is not None:
                 mixing[n] = mixed
@@ -94,11 +122,6 @@ def rehearse(stage: Stage, computed: Iterable[int], levels: tuple[int, ...], dep
             student.x = student.x + stride * answer
     tables = (MappingProxyType(weights), MappingProxyType(anchors))
     return Plan(frozenset(mask), *tables, levels, _distance(students), MappingProxyType(exams), MappingProxyType(mixing))
-
-
-def best(stage: Stage, masks: Iterable[Iterable[int]], levels: tuple[int, ...], mixes: bool = True) -> Plan:
-    """The plan of the mask whose rehearsal ended nearest to the uncached latents."""
-    return min((rehearse(stage, mask, levels, mixes=mixes) for mask in masks), key=lambda plan: plan.error)
 
 
 def _visit(stage: Stage, students: Sequence[Student], sigma: float, line: Array | None, depth: int) -> float | None:
@@ -144,6 +167,7 @@ def _shares(students: Sequence[Student], stride: float, prior: Array) -> list[Te
 
 
 def _distance(students: Sequence[Student]) -> float:
-    """Of all students' latents from their teachers', as a share of the latter's norm."""
-    far = sum(float((student.x - student.teacher).square().sum()) for student in students)
-    return math.sqrt(far / sum(float(student.teacher.square().sum()) for student in students))
+    """Of the students' latents from their teachers', as a share of the latter's norm: the geometric mean, so that a few do not rule it."""
+    far = torch.cat([(student.x - student.teacher).flatten(1).norm(dim=1) for student in students])
+    whole = torch.cat([student.teacher.flatten(1).norm(dim=1) for student in students])
+    return float((far.clamp_min(TINY) / whole).log().mean().exp())
