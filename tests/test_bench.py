@@ -10,7 +10,7 @@ import pytest
 import torch
 from pack.bench import ablations, blockcache, bootstrap, contest, frontier, methods, metrics, output, plot, rows, run, skip
 from pack.cache_core import CacheError, Recipe, published
-from pack.cache_core.trace import Statistics, calibrated
+from pack.cache_core.trace import Statistics, calibrated, universal
 from pack.cache_core.trace.bands import LEVELS
 from pack.demo import judge
 from pack.demo.agreement import DEFAULTS, HELD_OUT
@@ -265,6 +265,12 @@ def test_every_ablation_is_on_the_mask_of_the_whole():
     assert (
         len({str(made.weights) for made in found.values()}) == 10
     )  # four are alike: nothing was rehearsed or mixed, "another" is the same
+
+
+def test_a_calibration_of_other_models_is_compared_with_its_guard_and_at_equal_steps():
+    found = {entrant.method: entrant.recipe for entrant in frontier.entries(universal(), universal(), DEFAULTS["flux"], "flux", 2.0)}
+    assert tuple(found) == frontier.NAMES
+    assert found["trace_left_out"].policy.alarm > found["trace_left_out_unguarded"].policy.alarm == 0.0
 
 
 @pytest.mark.parametrize("family", ["flux", "wan"])

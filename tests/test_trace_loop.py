@@ -27,6 +27,7 @@ from pack.cache_core.trace import (
 )
 from pack.cache_core.trace.bands import LEVELS
 from pack.cache_core.trace.calibration import refitted
+from pack.cache_core.trace.collect import visits
 from pack.cache_core.trace.fit import DEPTH
 from pack.cache_core.types import Observation, Step
 from pack.nodes import trace as trace_nodes
@@ -45,6 +46,8 @@ def world():
 def test_rehearsed_plans_come_back_from_the_file_and_serve_their_schedule_alone(world, tmp_path):
     schedule = flow(20)
     made = rehearsed(calibrated("mine", world.statistics(), {}, tries=5), (2.0, 3.0), world)
+    most = world.batches * visits(20, (2.0, 3.0))
+    assert most / 2 < len(world.visited) <= most
     save(made, tmp_path / "c.safetensors")
     back = load(tmp_path / "c.safetensors")
     count = budget(20, 3.0)

@@ -102,6 +102,8 @@ def test_a_guess_is_tried_as_it_is_and_stays_where_it_ends_nearer_than_the_rehea
     spoilt = dataclasses.replace(rehearse(world, MASK, ()), error=2 * real.error)
     monkeypatch.setitem(best.__globals__, "rehearse", lambda *_, **__: spoilt)
     assert best(world, [guess]).weights == guess.weights
+    mixed = rehearse(world, MASK, ())
+    assert tried(world, mixed).error == pytest.approx(mixed.error, rel=1e-3)  # with its matrices
 
 
 def test_channels_mix_where_the_model_mixes_them(world):

@@ -34,8 +34,9 @@ class Plan:
     """A mask and, for each step with two anchors or more, the weights [bands, anchors + 1] of the anchors, oldest first, then of x.
 
     `anchors` are the steps that those weights are for. `error` is the expected distance of the final latent from the
-    uncached one, as a share of its norm. `exams` are the relative errors that an order-1 forecast is expected to have at
-    computed steps. `mixing` has, for some of the steps, what is added to the weights where channels mix (`mixing.py`).
+    uncached one, as a share of its norm; of a rehearsed plan, what it was. `exams` are the relative errors that an order-1
+    forecast is expected to have at computed steps. `mixing` has, for some of the steps, what is added to the weights where
+    channels mix (`mixing.py`).
     """
 
     computed: frozenset[int]
