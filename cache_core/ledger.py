@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
-from torch import Tensor
-
-from .measure import Stopwatch
+from .measure import Ratio, Stopwatch
 from .types import Step, Verdict
 
 LARGE = 2**30  # bytes from which on the report speaks of what was kept
@@ -45,9 +43,9 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     places: dict[Hashable, int] = field(default_factory=dict)  # MACs of each part that is cached, in the first evaluation
-    _open: list[tuple[Entry, Stopwatch, Sequence[Tensor]]] = field(default_factory=list)
+    _open: list[tuple[Entry, Stopwatch, Sequence[Ratio]]] = field(default_factory=list)
 
-    def add(self, step: Step, verdict: Verdict, macs: int, watch: Stopwatch, errors: Sequence[Tensor], share: float) -> None:
+    def add(self, step: Step, verdict: Verdict, macs: int, watch: Stopwatch, errors: Sequence[Ratio], share: float) -> None:
         """Note one evaluation. Times and errors stay on the device until `settle`, so that nothing waits for them."""
         entry = Entry(step.evaluation, step.index, step.sigma, not verdict.reuse, verdict.reason, verdict.score, macs, share=share)
         self.entries.append(entry)

@@ -1,9 +1,11 @@
 """Distances between features, and the clock. Every device-to-host synchronisation of the package happens here."""
 
 import time
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 WIDE = (torch.float32, torch.float64)
 TINY = torch.finfo(torch.float32).tiny
@@ -28,12 +30,20 @@ def relative_l1(new: Tensor, old: Tensor) -> float:
     return float((new - old).abs_().float().mean()) / scale if scale > 0.0 else float("inf")
 
 
-def relative_error(forecast: Tensor, truth: Tensor) -> Tensor:
-    """||forecast - truth|| / ||truth|| over all elements, left on the device [] so that nothing waits for it."""
+class Ratio(NamedTuple):
+    """A quotient of two tensors [], left on the device and divided only when it is asked for with `float`."""
+
+    part: Tensor
+    whole: Tensor
+
+    def __float__(self) -> float:
+        return float(self.part) / (float(self.whole) + TINY)  # which is nothing beside any size but 0
+
+
+def relative_error(forecast: Tensor, truth: Tensor) -> Ratio:
+    """||forecast - truth|| / ||truth|| over all elements; nothing waits for it until it is read."""
     true = truth if truth.dtype in WIDE else truth.float()
-    size: Tensor = torch.linalg.vector_norm(true).add_(TINY)  # which is nothing beside any size but 0
-    distance: Tensor = torch.linalg.vector_norm(forecast - true)
-    return distance.div_(size)
+    return Ratio(vector_norm(forecast - true), vector_norm(true))
 
 
 class Stopwatch:

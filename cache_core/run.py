@@ -9,7 +9,7 @@ from torch import Tensor
 from .errors import ProtocolError
 from .fallback import outside
 from .ledger import Ledger
-from .measure import Stopwatch
+from .measure import Ratio, Stopwatch
 from .recipe import Recipe
 from .stream import Stream
 from .types import Case, Schedule, Step, StreamKey, Verdict
@@ -32,7 +32,7 @@ class Run:
         self._streams: dict[Hashable, Stream] = {}
         self._evaluation: tuple[Step, Stopwatch] | None = None
         self._verdicts: list[Verdict] = []  # of the evaluation under way, one for each group
-        self._errors: list[Tensor] = []
+        self._errors: list[Ratio] = []
         self._grown = False  # whether more may be kept than before it
         self._calls: dict[StreamKey, int] = {}  # how often each condition was asked for in the evaluation under way
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .errors import ProtocolError
 from .history import History
-from .measure import relative_error
+from .measure import Ratio, relative_error
 from .policies.place import goes_by_exams
 from .recipe import Recipe, Site
 from .types import Observation, Place, Step, Verdict
@@ -59,10 +59,10 @@ class Stream:
         self._age += 1
         return self._recipe.target.decode(x, feature)
 
-    def record(self, x: Tensor, y: Tensor, ours: bool = False) -> Tensor | None:
+    def record(self, x: Tensor, y: Tensor, ours: bool = False) -> Ratio | None:
         """Learn the computed output `y` for input `x`, both [B, ...]. `y` is copied, but if it is `ours`.
 
-        Returns the relative error [] that the forecast would have had, or None if there was no exam.
+        Returns the relative error that the forecast would have had, or None if there was no exam.
         """
         seen, predictor = self._seen or self._unasked(), self._recipe.predictor
         self._seen = None

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .errors import CacheError
+from .measure import Ratio
 
 StreamKey = Hashable
 
@@ -129,7 +130,7 @@ class Observation:
     age: int  # evaluations reused since the last computed one
     computed: int  # evaluations computed so far in this run
     x: Tensor | None = None  # the site's input [B, ...], of tokens the picture's
-    error: Tensor | None = None  # [], when a computed evaluation is settled: relative error of the forecast it did not need
+    error: Ratio | None = None  # when a computed evaluation is settled: relative error of the forecast it did not need
     place: Place | None = None
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import RecipeError
-from ..measure import scalar
 from ..types import Observation, Probe, Verdict
 from .base import below, check_limit
 
@@ -59,5 +58,5 @@ class AccumulatedError:
         """What this exam found; one without a distance, or none, changes nothing; one that is not a number, all."""
         if seen.error is None or state.time is None or seen.step.sigma == state.time:
             return state.rate
-        rate = scalar(seen.error) / abs(seen.step.sigma - state.time) ** self.power
+        rate = float(seen.error) / abs(seen.step.sigma - state.time) ** self.power
         return rate if math.isfinite(rate) else None

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ..measure import scalar
+from ..measure import Ratio
 from ..trace import Plan, Planner, Trajectory
 from ..types import Observation, Probe, Schedule, Verdict
 from .fixed import Never
@@ -14,10 +14,10 @@ ALARM = 3.0  # times the expected error of an order-1 forecast at a computed ste
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """The newest computed step and the error that an order-1 forecast of it had, a scalar [] on its device."""
+    """The newest computed step and the error that an order-1 forecast of it had, on its device."""
 
     step: int
-    error: Tensor
+    error: Ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Traced:
         """The exam's error over the limit; 0 without an exam, or where none was expected."""
         if exam is None or self.alarm <= 0.0 or plan.exams.get(exam.step, 0.0) <= 0.0:
             return 0.0
-        return scalar(exam.error) / (self.alarm * plan.exams[exam.step])
+        return float(exam.error) / (self.alarm * plan.exams[exam.step])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,12 +1,13 @@
 """How smooth a network's features are along a sampling: their change from step to step, block by block."""
 
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from ..history import History
-from ..measure import relative_error
+from ..measure import Ratio, relative_error
 from ..policies import Never
 from ..predictors import Hold, Predictor
 from ..recipe import Recipe, Site, Target
@@ -17,14 +18,14 @@ from ..types import Observation
 class Landscape:
     """Sums of relative changes |h_t - h_(t-1)| / |h_t| of the tokens after each block, and how many were added, by block and step."""
 
-    changes: dict[tuple[int, int], list[Tensor]] = field(default_factory=dict)
+    changes: dict[tuple[int, int], list[Ratio]] = field(default_factory=dict)
 
     def map(self) -> Tensor:
         """Mean changes [blocks, steps - 1] over all samplings and conditions."""
         blocks, steps = (1 + max(key[n] for key in self.changes) for n in (0, 1))
         found = torch.zeros(blocks, steps - 1)
         for (block, step), values in self.changes.items():
-            found[block, step - 1] = torch.stack(values).mean().cpu()
+            found[block, step - 1] = fmean(map(float, values))
         return found
 
 
