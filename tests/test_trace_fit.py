@@ -1,5 +1,7 @@
 """TRACE's fits in the space of inner products against plain least squares on real tensors, and the statistics they are made from."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from pack.cache_core.trace import Statistics, Terms, Trajectory, cost, even, fit
 from pack.cache_core.trace import fit as fits
 from pack.cache_core.trace.bands import join, split
 from pack.cache_core.trace.fit import DEPTH
+from pack.cache_core.trace.search import crowded
 from policy_runs import flow
 from trace_runs import statistics, trajectories
 
@@ -85,6 +88,36 @@ def test_the_fit_is_closer_than_order_1_and_a_searched_mask_closer_than_an_even_
     assert mask[0] == 0
     assert mask[-1] == 29
     assert len(set(mask)) == 10
+
+
+@pytest.mark.parametrize("ends", [(1.0, 1.0), (0.3, 1.0), (1.0, 0.3), (0.3, 0.3)])
+@pytest.mark.parametrize(("total", "count"), [(50, 12), (50, 49), (20, 3), (8, 7)])
+def test_a_mask_crowds_where_its_density_is_high_and_has_every_step_once(total, count, ends):
+    mask = crowded(total, count, *ends)
+    assert mask == sorted(set(mask))
+    assert (len(mask), mask[0], mask[-1]) == (count, 0, total - 1)
+    if count == 12:
+        early, late = sum(step < total / 3 for step in mask), sum(step > 2 * total / 3 for step in mask)
+        assert (early > late, early < late) == (ends[0] < ends[1], ends[0] > ends[1])
+
+
+def test_an_even_density_is_an_even_mask():
+    assert crowded(50, 12, 1.0, 1.0) == even(50, 12)
+
+
+def test_a_search_moves_steps_together_where_none_has_a_better_place_alone():
+    shape = [3, 1, 4]
+
+    def costs(mask):
+        gaps = [b - a for a, b in pairwise(mask[1:-1])]
+        return 100.0 * sum(abs(gap - wanted) for gap, wanted in zip(gaps, shape, strict=True)) + abs(mask[1] - 12)
+
+    assert search(costs, 30, 6, [[0, 4, 7, 8, 12, 29]]) == [0, 12, 15, 16, 20, 29]
+
+
+def test_a_search_starts_from_the_best_mask_that_it_is_given():
+    given = [0, 3, 4, 11, 29]
+    assert search(lambda mask: float(mask != given), 30, 5, [[0, 1, 2, 3, 29], given, [0, 1, 29]], tries=0) == given
 
 
 def test_a_straight_trajectory_costs_nothing():

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import CacheError
-from ..masks import budget
+from ..masks import budget, rescale
+from ..tables.masks import FLUX_GOLDEN, FLUX_LEMICA, WAN_GOLDEN, WAN_LEMICA
 from ..types import Schedule
 from .calibration import Calibration, Levels, Rehearsed, universal
 from .fit import fit
@@ -18,6 +19,7 @@ from .statistics import Statistics
 TRIES = 400  # candidates that a mask's search tries
 CANDIDATES = 3  # masks that are rehearsed for a speed
 SPEEDS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # that masks are searched for
+PUBLISHED = (*FLUX_LEMICA, *WAN_LEMICA, *FLUX_GOLDEN, *WAN_GOLDEN)  # that searches start from too
 
 
 @dataclass(slots=True)
@@ -49,9 +51,11 @@ class Trajectory:
 
 def masks(statistics: Statistics, tries: int = TRIES, watch: Callable[[], object] = lambda: None) -> tuple[Levels, ...]:
     """The best mask found for each of SPEEDS on the statistics' own schedule; `watch` is called at every try and may raise."""
-    total = len(statistics.sigmas)
-    counts = sorted({budget(total, speed) for speed in SPEEDS} - {total})
-    found = [search(cost(statistics), total, count, (), tries, watch=watch) for count in counts]
+    schedule = Schedule((*statistics.sigmas, statistics.end))
+    total, found = schedule.total, []
+    for count in sorted({budget(total, speed) for speed in SPEEDS} - {total}):
+        starts = [sorted(rescale(mask, schedule, count)) for mask in PUBLISHED]
+        found.append(search(cost(statistics), total, count, starts, tries, watch=watch))
     return tuple(Levels(tuple(statistics.sigmas[n] for n in mask), total) for mask in found)
 
 

@@ -1,12 +1,18 @@
 """The best steps to compute, searched with weights refitted for each candidate. It needs statistics and no model."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise, product
+
+import numpy as np
 
 from .fit import fit
 from .statistics import Statistics
 
-NEAR = 4  # steps that most moves stay within
+NEAR = 4  # steps that most moves of one step stay within
+RUN = 6  # steps that may move together
+DENSITIES = (0.3, 0.45, 0.65, 1.0)  # exponents of the densities that a search starts from, at the start and at the end: 1 is even
+GRAIN = 4000  # points that a density is summed up at
 
 
 def even(total: int, count: int) -> list[int]:
@@ -14,6 +20,18 @@ def even(total: int, count: int) -> list[int]:
     if count == 1:
         return [0]
     return sorted({round(n * (total - 1) / (count - 1)) for n in range(count)})
+
+
+def crowded(total: int, count: int, start: float, end: float) -> list[int]:
+    """`count` of `total` steps, the first and the last among them, as densely as a beta density of these two exponents."""
+    time = (np.arange(GRAIN) + 0.5) / GRAIN
+    share = np.concatenate([[0.0], np.cumsum(time ** (start - 1.0) * (1.0 - time) ** (end - 1.0))])
+    wanted = np.interp(np.linspace(0.0, 1.0, count), share / share[-1], np.linspace(0.0, total - 1.0, GRAIN + 1))
+    mask: list[int] = []
+    for rank, place in enumerate(wanted.tolist()):
+        lowest = mask[-1] + 1 if mask else 0
+        mask.append(min(max(round(place), lowest), total - count + rank))
+    return mask
 
 
 def cost(statistics: Statistics, fitted: bool = True) -> Callable[[list[int]], float]:
@@ -30,23 +48,39 @@ def search(
     seed: int = 0,
     watch: Callable[[], object] = lambda: None,
 ) -> list[int]:
-    """The mask of `count` steps with the lowest cost found from the best of `starts` and an even one, moving a step at a time.
+    """The mask of `count` steps with the lowest cost found from the best of `starts`, an even one and some that crowd at the ends.
 
-    The first and the last step stay. `watch` is called at every try and may raise to stop.
+    A step at a time is moved, or a run of them together by one: a single step seldom has a better place while its neighbours
+    stay. The first and the last step stay. `watch` is called at every try and may raise to stop.
     """
     rng = random.Random(seed)
-    mask = min([even(total, count), *(start for start in starts if len(start) == count)], key=costs)
-    best = costs(mask)
     if not 2 < count < total:
-        return mask
+        return even(total, count)
+    given = [*(start for start in starts if len(start) == count), *(crowded(total, count, *ends) for ends in product(DENSITIES, DENSITIES))]
+    best, mask = min((costs(start), start) for start in [even(total, count), *given])
+    tried = {tuple(mask)}
     for _ in range(tries):
         watch()
-        old = rng.choice(mask[1:-1])
-        free = [step for step in range(total) if step not in mask]
-        near = [step for step in free if abs(step - old) <= NEAR]
-        new = rng.choice(near if near and rng.random() < 0.7 else free)
-        trial = sorted({*mask, new} - {old})
+        trial = _moved(mask, total, rng)
+        if trial is None or tuple(trial) in tried:
+            continue
+        tried.add(tuple(trial))
         found = costs(trial)
         if found < best:
             best, mask = found, trial
     return mask
+
+
+def _moved(mask: Sequence[int], total: int, rng: random.Random) -> list[int] | None:
+    """The mask with one step elsewhere, or a run of steps a step earlier or later; None if two of them meet."""
+    if rng.random() < 0.5:
+        first = rng.randrange(1, len(mask) - 1)
+        last = rng.randrange(first, min(len(mask) - 1, first + RUN))
+        by = rng.choice((-1, 1))
+        trial = [step + by if first <= rank <= last else step for rank, step in enumerate(mask)]
+        return trial if all(a < b for a, b in pairwise(trial)) else None
+    old = rng.choice(mask[1:-1])
+    free = [step for step in range(total) if step not in mask]
+    near = [step for step in free if abs(step - old) <= NEAR]
+    new = rng.choice(near if near and rng.random() < 0.7 else free)
+    return sorted({*mask, new} - {old})
