@@ -13,13 +13,13 @@ from ..types import Schedule
 from .calibration import Calibration, Levels, Rehearsed, universal
 from .fit import fit
 from .rehearse import Stage, best
-from .search import cost, search
+from .search import cost, search, search_far
 from .statistics import Statistics
 
 TRIES = 400  # candidates that a mask's search tries
 CANDIDATES = 3  # masks that are rehearsed for a speed
 SPEEDS = (1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)  # that masks are searched for
-PUBLISHED = (*FLUX_LEMICA, *WAN_LEMICA, *FLUX_GOLDEN, *WAN_GOLDEN)  # that searches start from too
+PUBLISHED = (*FLUX_LEMICA, *WAN_LEMICA, *FLUX_GOLDEN, *WAN_GOLDEN)  # masks that a far search starts from too
 
 
 @dataclass(slots=True)
@@ -51,11 +51,9 @@ class Trajectory:
 
 def masks(statistics: Statistics, tries: int = TRIES, watch: Callable[[], object] = lambda: None) -> tuple[Levels, ...]:
     """The best mask found for each of SPEEDS on the statistics' own schedule; `watch` is called at every try and may raise."""
-    schedule = Schedule((*statistics.sigmas, statistics.end))
-    total, found = schedule.total, []
-    for count in sorted({budget(total, speed) for speed in SPEEDS} - {total}):
-        starts = [sorted(rescale(mask, schedule, count)) for mask in PUBLISHED]
-        found.append(search(cost(statistics), total, count, starts, tries, watch=watch))
+    total = len(statistics.sigmas)
+    counts = sorted({budget(total, speed) for speed in SPEEDS} - {total})
+    found = [search(cost(statistics), total, count, (), tries, watch=watch) for count in counts]
     return tuple(Levels(tuple(statistics.sigmas[n] for n in mask), total) for mask in found)
 
 
@@ -76,7 +74,7 @@ def rehearsed(
 ) -> Calibration:
     """The same with plans for `speeds` that were rehearsed on its own schedule; `stage` has its trajectories.
 
-    Several masks go to the rehearsals, the calibration's own, the universal one and what other searches found: a search goes by a
+    Several masks go to the rehearsals, the calibration's own, the universal one and what searches that go far found: a search goes by a
     guess of what the model answers off the path, and a rehearsal measures it. Each is tried with the weights of the guess too.
     Unless it `mixes`, all channels go by one weight.
     """
@@ -86,9 +84,9 @@ def rehearsed(
     plans = []
     for count in counts:
         masks = {calibration.computed(schedule, count), universal().computed(schedule, count)}
-        start = sorted(universal().computed(schedule, count))
+        starts = [sorted(mask) for mask in masks] + [sorted(rescale(mask, schedule, count)) for mask in PUBLISHED]
         for seed in range(1, candidates - 1):
-            masks.add(frozenset(search(cost(statistics), schedule.total, count, [start] if seed % 2 else (), TRIES, seed, watch)))
+            masks.add(frozenset(search_far(cost(statistics), schedule.total, count, starts, TRIES, seed, watch)))
         plans.append(best(stage, [fit(statistics, mask) for mask in sorted(masks, key=sorted)], mixes))
     return replace(calibration, plans=tuple(Rehearsed(schedule.sigmas, made) for made in plans))
 

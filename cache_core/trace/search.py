@@ -1,7 +1,7 @@
 """The best steps to compute, searched with weights refitted for each candidate. It needs statistics and no model."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from itertools import pairwise, product
 
 import numpy as np
@@ -48,37 +48,69 @@ def search(
     seed: int = 0,
     watch: Callable[[], object] = lambda: None,
 ) -> list[int]:
-    """The mask of `count` steps with the lowest cost found from the best of `starts`, an even one and some that crowd at the ends.
+    """The mask of `count` steps with the lowest cost found from the best of `starts` and an even one, moving a step at a time.
 
-    A step at a time is moved, or a run of them together by one: a single step seldom has a better place while its neighbours
-    stay. The first and the last step stay. `watch` is called at every try and may raise to stop.
+    The first and the last step stay. `watch` is called at every try and may raise to stop.
     """
-    rng = random.Random(seed)
-    if not 2 < count < total:
-        return even(total, count)
-    given = [*(start for start in starts if len(start) == count), *(crowded(total, count, *ends) for ends in product(DENSITIES, DENSITIES))]
-    best, mask = min((costs(start), start) for start in [even(total, count), *given])
-    tried = {tuple(mask)}
+    rng, given = random.Random(seed), [even(total, count), *(start for start in starts if len(start) == count)]
+    return _climb(costs, given, lambda mask: _step_moved(mask, total, rng), tries, watch)
+
+
+def search_far(
+    costs: Callable[[list[int]], float],
+    total: int,
+    count: int,
+    starts: Iterable[list[int]] = (),
+    tries: int = 400,
+    seed: int = 0,
+    watch: Callable[[], object] = lambda: None,
+) -> list[int]:
+    """As `search`, from masks that crowd at the ends too, and moving runs of steps as well as single ones.
+
+    A single step seldom has a better place while its neighbours stay, so this comes to lower costs. They are worth as much as
+    the costs are true: it is for masks that are rehearsed.
+    """
+    rng, given = random.Random(seed), [even(total, count), *(start for start in starts if len(start) == count)]
+    given += [crowded(total, count, *ends) for ends in product(DENSITIES, DENSITIES)]
+
+    def moved(mask: list[int]) -> list[int]:
+        return _run_moved(mask, rng) if rng.random() < 0.5 else _step_moved(mask, total, rng)
+
+    return _climb(costs, given, moved, tries, watch)
+
+
+def _climb(
+    costs: Callable[[list[int]], float],
+    given: Iterable[list[int]],
+    moved: Callable[[list[int]], list[int]],
+    tries: int,
+    watch: Callable[[], object],
+) -> list[int]:
+    """The best of `given`, and what `moved` makes of it as long as that costs less."""
+    mask = min(given, key=costs)
+    best = costs(mask)
+    if len(mask) <= 2 or len(mask) > mask[-1]:
+        return mask
     for _ in range(tries):
         watch()
-        trial = _moved(mask, total, rng)
-        if trial is None or tuple(trial) in tried:
-            continue
-        tried.add(tuple(trial))
+        trial = moved(mask)
         found = costs(trial)
         if found < best:
             best, mask = found, trial
     return mask
 
 
-def _moved(mask: Sequence[int], total: int, rng: random.Random) -> list[int] | None:
-    """The mask with one step elsewhere, or a run of steps a step earlier or later; None if two of them meet."""
-    if rng.random() < 0.5:
-        first = rng.randrange(1, len(mask) - 1)
-        last = rng.randrange(first, min(len(mask) - 1, first + RUN))
-        by = rng.choice((-1, 1))
-        trial = [step + by if first <= rank <= last else step for rank, step in enumerate(mask)]
-        return trial if all(a < b for a, b in pairwise(trial)) else None
+def _run_moved(mask: list[int], rng: random.Random) -> list[int]:
+    """The mask with a run of its steps a step earlier or later; as it is if two of them would meet."""
+    first = rng.randrange(1, len(mask) - 1)
+    last = rng.randrange(first, min(len(mask) - 1, first + RUN))
+    by = rng.choice((-1, 1))
+    trial = [step + by if first <= rank <= last else step for rank, step in enumerate(mask)]
+    return trial if all(a < b for a, b in pairwise(trial)) else mask
+
+
+def _step_moved(mask: list[int], total: int, rng: random.Random) -> list[int]:
+    """The mask with one step elsewhere."""
     old = rng.choice(mask[1:-1])
     free = [step for step in range(total) if step not in mask]
     near = [step for step in free if abs(step - old) <= NEAR]
