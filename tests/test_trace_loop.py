@@ -7,9 +7,10 @@ import torch
 from pack.cache_core import CacheError, RecipeError, Schedule
 from pack.cache_core import published as p
 from pack.cache_core.history import History, Placement
-from pack.cache_core.masks import budget
+from pack.cache_core.masks import budget, rescale
 from pack.cache_core.policies import ALARM, Traced
 from pack.cache_core.predictors import Fitted
+from pack.cache_core.tables.masks import WAN_LEMICA
 from pack.cache_core.trace import (
     ForQuality,
     ForSpeed,
@@ -59,6 +60,27 @@ def test_rehearsed_plans_come_back_from_the_file_and_serve_their_schedule_alone(
     assert plan(back, schedule, count).weights == made.plans[0].plan.weights
     assert plan(back, flow(20, start=0.9), count).weights != made.plans[0].plan.weights
     assert plan(back, schedule, count + 1).weights == fit(back.statistics, back.computed(schedule, count + 1)).weights
+
+
+def test_the_own_mask_the_universal_one_and_a_far_searchs_go_to_the_rehearsals(world, monkeypatch):
+    known, schedule, offered, heard = calibrated("mine", world.statistics(), {}, tries=5), flow(20), [], []
+
+    def far(costs, total, count, starts, *_):
+        offered.extend(starts)
+        return list(range(count - 1)) + [total - 1]
+
+    def chosen(stage, guesses, mixes):
+        heard.extend(guess.computed for guess in guesses)
+        return guesses[0]
+
+    monkeypatch.setitem(rehearsed.__globals__, "search_far", far)
+    monkeypatch.setitem(rehearsed.__globals__, "best", chosen)
+    rehearsed(known, (2.0,), world)
+    count = budget(20, 2.0)
+    mine, everyones = known.computed(schedule, count), universal().computed(schedule, count)
+    assert set(heard) == {mine, everyones, frozenset([*range(count - 1), 19])}
+    assert {mine, everyones} <= set(map(frozenset, offered))
+    assert rescale(WAN_LEMICA[0], schedule, count) in set(map(frozenset, offered))
 
 
 def test_a_plan_for_an_error_computes_the_fewest_steps_that_keep_it(world):
