@@ -67,7 +67,7 @@ def test_the_own_mask_the_universal_one_and_a_far_searchs_go_to_the_rehearsals(w
 
     def far(costs, total, count, starts, *_):
         offered.extend(starts)
-        return list(range(count - 1)) + [total - 1]
+        return [*range(count - 1), total - 1]
 
     def chosen(stage, guesses, mixes):
         heard.extend(guess.computed for guess in guesses)
