@@ -273,6 +273,10 @@ def test_a_calibration_of_other_models_is_compared_with_its_guard_and_at_equal_s
     assert found["trace_left_out"].policy.alarm > found["trace_left_out_unguarded"].policy.alarm == 0.0
 
 
+def test_every_line_of_the_frontier_has_a_colour_of_its_own():
+    assert len(set(plot.COLOURS)) == len(plot.COLOURS) >= len([*frontier.NAMES, *methods.RIVALS])
+
+
 @pytest.mark.parametrize("family", ["flux", "wan"])
 def test_a_calibration_for_something_else_differs_in_one_setting(family):
     usual = DEFAULTS[family]

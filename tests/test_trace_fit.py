@@ -10,7 +10,7 @@ from pack.cache_core.trace import Statistics, Terms, Trajectory, cost, even, fit
 from pack.cache_core.trace import fit as fits
 from pack.cache_core.trace.bands import join, split
 from pack.cache_core.trace.fit import DEPTH
-from pack.cache_core.trace.search import crowded, search_far
+from pack.cache_core.trace.search import crowded
 from policy_runs import flow
 from trace_runs import statistics, trajectories
 
@@ -112,12 +112,18 @@ def test_a_search_moves_steps_together_where_none_has_a_better_place_alone():
         gaps = [b - a for a, b in pairwise(mask[1:-1])]
         return 100.0 * sum(abs(gap - wanted) for gap, wanted in zip(gaps, shape, strict=True)) + abs(mask[1] - 12)
 
-    assert search_far(costs, 30, 6, [[0, 4, 7, 8, 12, 29]]) == [0, 12, 15, 16, 20, 29]
+    assert search(costs, 30, 6, [[0, 4, 7, 8, 12, 29]], far=0) == [0, 12, 15, 16, 20, 29]
 
 
 def test_a_search_starts_from_the_best_mask_that_it_is_given():
     given = [0, 3, 4, 11, 29]
     assert search(lambda mask: float(mask != given), 30, 5, [[0, 1, 2, 3, 29], given, [0, 1, 29]], tries=0) == given
+
+
+def test_only_a_far_search_starts_from_masks_that_crowd_at_the_ends():
+    wanted = crowded(30, 8, 0.45, 0.65)
+    assert search(lambda mask: float(mask != wanted), 30, 8, tries=0, far=0) == wanted
+    assert search(lambda mask: float(mask != wanted), 30, 8, tries=0) == even(30, 8) != wanted
 
 
 def test_a_straight_trajectory_costs_nothing():

@@ -65,7 +65,7 @@ def test_rehearsed_plans_come_back_from_the_file_and_serve_their_schedule_alone(
 def test_the_own_mask_the_universal_one_and_a_far_searchs_go_to_the_rehearsals(world, monkeypatch):
     known, schedule, offered, heard = calibrated("mine", world.statistics(), {}, tries=5), flow(20), [], []
 
-    def far(costs, total, count, starts, *_):
+    def searched(costs, total, count, starts, *_, far):
         offered.extend(starts)
         return [*range(count - 1), total - 1]
 
@@ -73,7 +73,7 @@ def test_the_own_mask_the_universal_one_and_a_far_searchs_go_to_the_rehearsals(w
         heard.extend(guess.computed for guess in guesses)
         return guesses[0]
 
-    monkeypatch.setitem(rehearsed.__globals__, "search_far", far)
+    monkeypatch.setitem(rehearsed.__globals__, "search", searched)
     monkeypatch.setitem(rehearsed.__globals__, "best", chosen)
     rehearsed(known, (2.0,), world)
     count = budget(20, 2.0)

@@ -13,7 +13,7 @@ from ..types import Schedule
 from .calibration import Calibration, Levels, Rehearsed, universal
 from .fit import fit
 from .rehearse import Stage, best
-from .search import cost, search, search_far
+from .search import cost, search
 from .statistics import Statistics
 
 TRIES = 400  # candidates that a mask's search tries
@@ -86,7 +86,7 @@ def rehearsed(
         masks = {calibration.computed(schedule, count), universal().computed(schedule, count)}
         starts = [sorted(mask) for mask in masks] + [sorted(rescale(mask, schedule, count)) for mask in PUBLISHED]
         for seed in range(1, candidates - 1):
-            masks.add(frozenset(search_far(cost(statistics), schedule.total, count, starts, TRIES, seed, watch)))
+            masks.add(frozenset(search(cost(statistics), schedule.total, count, starts, TRIES, watch, far=seed)))
         plans.append(best(stage, [fit(statistics, mask) for mask in sorted(masks, key=sorted)], mixes))
     return replace(calibration, plans=tuple(Rehearsed(schedule.sigmas, made) for made in plans))
 

@@ -45,55 +45,26 @@ def search(
     count: int,
     starts: Iterable[list[int]] = (),
     tries: int = 400,
-    seed: int = 0,
     watch: Callable[[], object] = lambda: None,
+    far: int | None = None,
 ) -> list[int]:
     """The mask of `count` steps with the lowest cost found from the best of `starts` and an even one, moving a step at a time.
 
-    The first and the last step stay. `watch` is called at every try and may raise to stop.
+    The first and the last step stay. `watch` is called at every try and may raise to stop. With a seed `far` it starts from masks
+    that crowd at the ends too and moves runs of steps as well, since a single step seldom has a better place while its neighbours
+    stay. That comes to lower costs, which are worth as much as the costs are true: it is for masks that are rehearsed.
     """
-    rng, given = random.Random(seed), [even(total, count), *(start for start in starts if len(start) == count)]
-    return _climb(costs, given, lambda mask: _step_moved(mask, total, rng), tries, watch)
-
-
-def search_far(
-    costs: Callable[[list[int]], float],
-    total: int,
-    count: int,
-    starts: Iterable[list[int]] = (),
-    tries: int = 400,
-    seed: int = 0,
-    watch: Callable[[], object] = lambda: None,
-) -> list[int]:
-    """As `search`, from masks that crowd at the ends too, and moving runs of steps as well as single ones.
-
-    A single step seldom has a better place while its neighbours stay, so this comes to lower costs. They are worth as much as
-    the costs are true: it is for masks that are rehearsed.
-    """
-    rng, given = random.Random(seed), [even(total, count), *(start for start in starts if len(start) == count)]
-    given += [crowded(total, count, *ends) for ends in product(DENSITIES, DENSITIES)]
-
-    def moved(mask: list[int]) -> list[int]:
-        return _run_moved(mask, rng) if rng.random() < 0.5 else _step_moved(mask, total, rng)
-
-    return _climb(costs, given, moved, tries, watch)
-
-
-def _climb(
-    costs: Callable[[list[int]], float],
-    given: Iterable[list[int]],
-    moved: Callable[[list[int]], list[int]],
-    tries: int,
-    watch: Callable[[], object],
-) -> list[int]:
-    """The best of `given`, and what `moved` makes of it as long as that costs less."""
+    rng, given = random.Random(far or 0), [even(total, count), *(start for start in starts if len(start) == count)]
+    if far is not None:
+        given += [crowded(total, count, *ends) for ends in product(DENSITIES, DENSITIES)]
     mask = min(given, key=costs)
     best = costs(mask)
-    if len(mask) <= 2 or len(mask) > mask[-1]:
+    if not 2 < count < total:
         return mask
     for _ in range(tries):
         watch()
-        trial = moved(mask)
+        together = far is not None and rng.random() < 0.5
+        trial = _run_moved(mask, rng) if together else _step_moved(mask, total, rng)
         found = costs(trial)
         if found < best:
             best, mask = found, trial
