@@ -16,7 +16,7 @@ from ..cache_core.trace.search import even
 from ..demo.agreement import Setting
 from . import teachers
 from .contest import Course, Entrant
-from .methods import fewer_steps, reference
+from .methods import RIVALS, fewer_steps, reference
 from .output import Columns
 from .progress import Bar
 from .rows import Row, make_table
@@ -31,8 +31,8 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar, only: Sequence[
 
     With `only`, uncached and those of them. Raises CacheError for a name that none of them has.
     """
-    if unknown := sorted(set(only) - set(NAMES)):
-        raise CacheError(f"The frontier has no {', '.join(unknown)}. Choose from {', '.join(NAMES)}.")
+    if unknown := sorted(set(only) - {*NAMES, *RIVALS}):
+        raise CacheError(f"The frontier has no {', '.join(unknown)}. Choose from {', '.join((*NAMES, *RIVALS))}.")
     family = course.family
     own = teachers.shipped(family, setting) or teachers.calibration(family, setting, teachers.ROLLED[family], SPEEDS)
     other = teachers.universal(setting.steps, without=family)
@@ -41,8 +41,8 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar, only: Sequence[
     bar.expect(course, [setting] * (1 + len(entrants)))
     uncached, frames = reference(course, setting, bar)
     results = [course.judge(entrant, frames, bar) for entrant in entrants]
-    costs = [] if only else sorted({budget(setting.steps, speed) for speed in SPEEDS})
-    plain = fewer_steps(course, setting, costs, frames, bar)
+    costs = sorted({budget(setting.steps, speed) for speed in SPEEDS})
+    plain = fewer_steps(course, setting, costs, frames, bar, [name for name in RIVALS if not only or name in only])
     everyone = [uncached, *results, *(result for pair in plain.values() for result in pair.values())]
     bar.expect(course, [result.entrant.setting for result in everyone], rounds)
     course.race(everyone, rounds, bar)

@@ -140,9 +140,11 @@ def cost(result: Result, uncached: Result) -> int:
     return max(1, round(steps * result.macs / uncached.macs))
 
 
-def fewer_steps(course: Course, setting: Setting, costs: Sequence[int], frames: Tensor, bar: Bar) -> dict[int, dict[str, Result]]:
-    """The plain rivals at each of `costs`, in steps, by name."""
-    settings = {steps: {name: replace(setting, steps=steps, sampler=sampler) for name, sampler in RIVALS.items()} for steps in costs}
+def fewer_steps(
+    course: Course, setting: Setting, costs: Sequence[int], frames: Tensor, bar: Bar, names: Sequence[str] = tuple(RIVALS)
+) -> dict[int, dict[str, Result]]:
+    """The plain rivals, or those `names` of them, at each of `costs`, in steps, by name."""
+    settings = {steps: {name: replace(setting, steps=steps, sampler=RIVALS[name]) for name in names} for steps in costs}
     bar.expect(course, [each for pair in settings.values() for each in pair.values()])
     return {
         steps: {name: course.judge(Entrant(name, each, f"{steps} steps, {each.sampler}"), frames, bar) for name, each in pair.items()}

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from ..cache_core import CacheError
+
 Row = dict[str, Any]
 Columns = Sequence[tuple[str, Callable[[Row], str]]]
 
@@ -58,6 +60,32 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
         Path(passing).replace(file)
     finally:
         Path(passing).unlink(missing_ok=True)
+
+
+def join(rows: Sequence[Row], file: Path) -> tuple[list[Row], str]:
+    """`rows` and after them those of an earlier run's `file` that they lack, and the command that measured these.
+
+    CacheError unless both are of the same uncached samplings: model, prompts, sampler and steps.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        theirs, command = [row | {} for row in content["rows"]], str(content["command"])
+        mine = {_samplings(row): row["prompts"] for row in rows if row["method"] == "uncached"}
+        same = {_samplings(row): row["prompts"] for row in theirs if row["method"] == "uncached"}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{file} cannot be joined: {error!r}. Name a file that `./encore bench ... --json` wrote.") from error
+    if not same or any(mine.get(one) != prompts for one, prompts in same.items()):
+        raise CacheError(f"{file} is of {same}, and this run of {mine}. Join runs of the same model, prompts, sampler and steps.")
+    known = {_measured(row) for row in rows}
+    return [*rows, *(row for row in theirs if _measured(row) not in known)], command
+
+
+def _samplings(row: Row) -> str:
+    return f"{row['model']}, {row['steps']} steps, {row['setting']}"
+
+
+def _measured(row: Row) -> tuple[str, str, str]:
+    return row["model"], row["method"], row["setting"]
 
 
 def finite(value: Any) -> Any:

@@ -29,6 +29,7 @@ from .rows import blank
 
 TOLD = 3  # text tokens of a prompt: two things and their background
 WARM = 4  # evaluations at the start that do not count: multiply-accumulates are counted in the first, anchors are still few
+DECLINED = Verdict(False, "computed to be measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,7 @@ class Declined(Guard):
     """Asks the inner policy at every evaluation and follows it at none: all are computed."""
 
     def propose(self, state: Any, seen: Observation) -> tuple[Verdict, Any]:
-        verdict, state = self.inner.propose(state, seen)
-        return Verdict(False, "computed to be measured", verdict.score), state
+        return DECLINED, self.inner.propose(state, seen)[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from ..demo.agreement import DEFAULTS
 from . import ablations, blockcache, code, frontier, methods, overhead, plot, probe, skip, twins
 from .contest import make_course, weights
-from .output import Columns, Row, environment, table, write
+from .output import Columns, Row, environment, join, table, write
 from .progress import Bar
 
 BENCHES: dict[str, tuple[Callable[..., list[Row]], Columns]] = {  # of course, setting, rounds, bar and, for some, `only`
@@ -39,41 +39,47 @@ class Size:
     only: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a run leaves, its rows and a picture of them, and the rows of earlier runs that join it."""
+
+    rows: Path | None = None
+    picture: Path | None = None
+    earlier: tuple[Path, ...] = ()
+
+
 def size(quick: bool, **chosen: Any) -> Size:
     """The default size, or the quick one, but for what was chosen."""
     return replace(Size(prompts=4, steps=20, rounds=1) if quick else Size(), **chosen)
 
 
-def bench(
-    name: str,
-    families: Sequence[str],
-    size: Size,
-    command: str,
-    file: Path | None,
-    sampler: str | None = None,
-    picture: Path | None = None,
-) -> int:
-    """Run benchmark `name`, with another `sampler` if given, print its table, and write its rows to `file` and a `picture`; 0."""
+def bench(name: str, families: Sequence[str], size: Size, command: str, files: Files, sampler: str | None = None) -> int:
+    """Run benchmark `name`, with another `sampler` if given, print its table and write its `files`; 0."""
     rows: list[Row] = []
     with Bar(name) as bar:
         if name in ALONE:
             alone, columns = ALONE[name]
-            rows, files = alone(size.prompts, size.rounds, bar)
+            rows, weighed = alone(size.prompts, size.rounds, bar)
         else:
             act, columns = BENCHES[name]
             if size.only:
                 act = partial(act, only=size.only)
-            files = []
+            weighed = []
             for family in families:
                 course = MAKERS.get(family, make_course)(family, size.prompts, size.batch)
-                files.append(weights(course.family))
+                weighed.append(weights(course.family))
                 setting = replace(DEFAULTS.get(course.family, twins.SETTING), steps=size.steps)
                 setting = replace(setting, sampler=sampler or setting.sampler)
                 rows += act(course, setting, size.rounds, bar)
-    print(table(columns, rows))
-    if file is not None:
-        about = environment(files)
-        write(file, {"command": command, "shrunk": size != Size(), "environment": about, "rows": rows})
-    if picture is not None:
-        plot.frontier(rows, picture)
+    content: Row = {"command": command, "joined": [], "shrunk": size != Size(), "environment": environment(weighed), "rows": rows}
+    if files.rows is not None:
+        write(files.rows, content)  # before others join: what was measured is kept if one of them does not fit
+    for other in files.earlier:
+        content["rows"], told = join(content["rows"], other)
+        content["joined"].append(told)
+    if files.rows is not None and files.earlier:
+        write(files.rows, content)
+    print(table(columns, content["rows"]))
+    if files.picture is not None:
+        plot.frontier(content["rows"], files.picture)
     return 0

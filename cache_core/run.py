@@ -28,6 +28,7 @@ class Run:
         self.ledger = Ledger(recipe.name, recipe.source, recipe.site.value, schedule.total)
         self.macs = 0  # of the evaluation under way; the adapter adds to it
         self.costs: dict[Hashable, int] = {}  # multiply-accumulates of a network's calls by their form, where nothing is skipped in part
+        self.level: tuple[Tensor | None, float] = (None, 0.0)  # of the evaluation under way, as the adapter met it and as read
         self.found: dict[int, Any] = {}  # what the adapter found out about each network, by its identity
         self._streams: dict[Hashable, Stream] = {}
         self._evaluation: tuple[Step, Stopwatch] | None = None

@@ -77,7 +77,7 @@ class Stream:
         self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0
         self._computed += 1
-        self.steady = self._state is None and len(self._history) == self._depth
+        self.steady = self._state is None and len(self._history.times) == self._depth
         self._last = seen if self.corrects else None
         return error
 

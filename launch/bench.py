@@ -37,6 +37,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--only", nargs="+", default=(), metavar="METHOD", help="of bench methods, frontier or blockcache, only these, such as trace"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw PSNR against MACs saved as a PNG, where the benchmark has both")
+    parser.add_argument(
+        "--join",
+        nargs="+",
+        type=Path,
+        default=(),
+        metavar="FILE",
+        help="add rows that runs with other --only methods wrote to FILE",
+    )
     parser.add_argument("--quick", action="store_true", help="4 prompts, 20 steps, 1 round of timing, where nothing else is said")
     for name, text in {
         "prompts": "held-out prompts (default 16)",
@@ -57,6 +65,8 @@ def bench(host: Host, options: argparse.Namespace) -> int:
         raise LaunchError(f"--model {options.model} is there for bench skip alone. Leave it out or name flux or wan")
     if options.only and options.name not in ("methods", "frontier", "blockcache"):
         raise LaunchError(f"--only chooses from the rows of bench methods, frontier and blockcache, not of {options.name}. Leave it out")
+    if missing := [str(file) for file in options.join if not file.is_file()]:
+        raise LaunchError(f"--join names {', '.join(missing)}, which cannot be found. Name files that --json wrote")
     pack = load_pack(host)
     if options.threads:
         import torch
@@ -69,7 +79,9 @@ def bench(host: Host, options: argparse.Namespace) -> int:
     if options.name == "skip" and not options.model:
         families += SKIPPED
     command = " ".join(["./encore", *sys.argv[1:]])
-    code: int = run.bench(options.name, families, size, command, options.json, options.sampler, options.plot)
+    code: int = run.bench(
+        options.name, families, size, command, run.Files(options.json, options.plot, tuple(options.join)), options.sampler
+    )
     return code
 
 

@@ -32,7 +32,7 @@ def written(tmp_path_factory):
     """`bench methods` on demo-flux as it writes it, so small that only its form is worth a look."""
     file = tmp_path_factory.mktemp("bench") / "methods.json"
     size = run.size(True, prompts=2, steps=STEPS)
-    assert run.bench("methods", ["flux"], size, "./encore bench methods --quick", file) == 0
+    assert run.bench("methods", ["flux"], size, "./encore bench methods --quick", run.Files(file)) == 0
     return json.loads(file.read_text())
 
 
@@ -238,6 +238,56 @@ class TestCommand:
     def test_a_folder_that_is_not_there_is_named_before_anything_is_sampled(self, tmp_path):
         options, _ = cli.parse(["bench", "methods", "--json", str(tmp_path / "none" / "rows.json")])
         with pytest.raises(errors.LaunchError, match="there is no folder"):
+            bench.bench(None, options)
+
+
+class TestJoin:
+    """Rows that one run leaves to another."""
+
+    def row(self, method, prompts=4, steps=50, value=1.0):
+        return rows.blank(type("Course", (), {"name": "demo-flux", "scenes": range(prompts)})(), method, "euler", []) | {
+            "steps": steps,
+            "psnr_db": value,
+        }
+
+    def write(self, path, *made):
+        path.write_text(json.dumps({"command": "./encore bench frontier --only b", "rows": made}))
+        return path
+
+    def test_rows_that_this_run_lacks_follow_its_own(self, tmp_path):
+        mine = [self.row("uncached"), self.row("a", value=2.0)]
+        file = self.write(tmp_path / "b.json", self.row("uncached", value=7.0), self.row("a", value=3.0), self.row("b", value=4.0))
+        found, command = output.join(mine, file)
+        assert [(row["method"], row["psnr_db"]) for row in found] == [("uncached", 1.0), ("a", 2.0), ("b", 4.0)]
+        assert command == "./encore bench frontier --only b"
+
+    @pytest.mark.parametrize("other", [{"prompts": 5}, {"steps": 28}])
+    def test_a_run_of_other_samplings_is_refused(self, tmp_path, other):
+        file = self.write(tmp_path / "b.json", self.row("uncached", **other), self.row("b", **other))
+        with pytest.raises(CacheError, match="Join runs of the same model, prompts, sampler and steps"):
+            output.join([self.row("uncached")], file)
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"command": "x", "rows": [1]}', '{"command": "x", "rows": []}'])
+    def test_what_is_no_run_is_refused(self, tmp_path, text):
+        (tmp_path / "b.json").write_text(text)
+        with pytest.raises(CacheError, match=r"b\.json"):
+            output.join([self.row("uncached")], tmp_path / "b.json")
+
+    def test_what_was_measured_is_kept_if_a_file_does_not_fit(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(run.ALONE, "code", (lambda *_: ([self.row("uncached")], []), ()))
+        other, mine = self.write(tmp_path / "b.json", self.row("uncached", steps=28)), tmp_path / "a.json"
+        with pytest.raises(CacheError, match="Join runs of the same"):
+            run.bench("code", [], run.size(True), "", run.Files(mine, None, (other,)))
+        assert [row["method"] for row in json.loads(mine.read_text())["rows"]] == ["uncached"]
+        self.write(other, self.row("uncached"), self.row("b"))
+        run.bench("code", [], run.size(True), "", run.Files(mine, None, (other,)))
+        found = json.loads(mine.read_text())
+        assert [row["method"] for row in found["rows"]] == ["uncached", "b"]
+        assert found["joined"] == ["./encore bench frontier --only b"]
+
+    def test_a_file_that_is_not_there_is_named_before_anything_is_sampled(self, tmp_path):
+        options, _ = cli.parse(["bench", "frontier", "--join", str(tmp_path / "none.json")])
+        with pytest.raises(errors.LaunchError, match="--join names"):
             bench.bench(None, options)
 
 

@@ -16,7 +16,7 @@ def written(tmp_path_factory):
         patch.setattr(code, "FRESH", 16)
         patch.setattr(code, "DRAWS", 20)
         code.fresh.cache_clear()
-        assert run.bench("code", [], run.size(True, prompts=2, rounds=2), "./encore bench code --quick", file) == 0
+        assert run.bench("code", [], run.size(True, prompts=2, rounds=2), "./encore bench code --quick", run.Files(file)) == 0
     code.fresh.cache_clear()
     return json.loads(file.read_text())
 

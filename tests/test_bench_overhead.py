@@ -11,7 +11,7 @@ STEPS = 6
 
 def test_overhead_is_measured_at_every_site_and_what_is_kept_is_foretold(tmp_path):
     file = tmp_path / "overhead.json"
-    run.bench("overhead", ["flux"], run.size(True, prompts=1, steps=STEPS), "./encore bench overhead", file)
+    run.bench("overhead", ["flux"], run.size(True, prompts=1, steps=STEPS), "./encore bench overhead", run.Files(file))
     control, *found = json.loads(file.read_text())["rows"]
     assert control["method"] == "uncached"
     assert {row["site"] for row in found} >= {"guided", "cond", "stack"}

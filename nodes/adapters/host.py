@@ -126,6 +126,7 @@ def _evaluation(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs
         result: Tensor = executor(x, timestep, *args, **kwargs)
         return result
     sigma = scalar(timestep)
+    run.level = timestep, sigma
     run.begin(sigma, x)
     if run.recipe.site is GUIDED and sigma > 0.0:
         key: list[Any] = []
@@ -143,22 +144,33 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
     inner = passed.get("transformer_options", {})
     run = options.run_of(inner)
     site = None if run is None else run.recipe.site
-    if run is None or (site is not COND and site is not UNCOND) or (sigma := scalar(timestep)) <= 0.0:
+    if run is None or (site is not COND and site is not UNCOND) or (sigma := _sigma(run, timestep)) <= 0.0:
         outputs: list[Tensor] = executor(model, conds, x, timestep, passed)
         return outputs
     if site is UNCOND:
         return _uncond(run, inner, conds, x, sigma, lambda asked: executor(model, asked, x, timestep, passed))
     call = run.occurrence((options.window(inner), x.shape, *[options.active(cond, sigma) for cond in conds]))
-    asked, handed = [n for n, cond in enumerate(conds) if cond is not None], dict[int, Tensor]()
+    asked, handed = [n for n, cond in enumerate(conds) if cond is not None], list[Tensor]()
 
     def compute() -> list[Tensor]:
-        handed.update(enumerate(executor(model, conds, x, timestep, passed)))
+        handed.extend(executor(model, conds, x, timestep, passed))
         return [handed[n] for n in asked]
 
     if not asked:
         return list(executor(model, conds, x, timestep, passed))
-    handed |= dict(zip(asked, _through(run, [(call, n) for n in asked], x, sigma, compute), strict=True))
-    return [handed[n] if n in handed else torch.zeros_like(x) for n in range(len(conds))]  # a prompt left out is nothing, as in the host
+    found = _through(run, [(call, n) for n in asked], x, sigma, compute)
+    if len(found) == len(conds):
+        return found
+    handed = handed or [torch.zeros_like(x) for _ in conds]  # a prompt left out is nothing, as in the host
+    for n, output in zip(asked, found, strict=True):
+        handed[n] = output
+    return handed
+
+
+def _sigma(run: Run, timestep: Tensor) -> float:
+    """`timestep` [B] on the host; if it is the evaluation's own, as it nearly always is, the device is not asked again."""
+    asked, sigma = run.level
+    return sigma if timestep is asked else scalar(timestep)
 
 
 def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: float, compute: Callable[[Any], list[Tensor]]) -> list[Tensor]:
@@ -196,7 +208,7 @@ def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     run = options.run_of(passed)
     if run is None:
         return executor(*args, **kwargs)
-    key = (forms(args, passed), *kwargs, forms(kwargs.values(), passed), options.changes(passed), run.recipe.layout)
+    key = (forms((*args, *kwargs.values()), passed), *kwargs, options.changes(passed), run.recipe.layout)
     made = run.costs.get(key)
     if made is None:
         return _counted(executor, run, key, passed, args, kwargs)

@@ -57,7 +57,8 @@ def active(conds: Conds, sigma: float) -> tuple[Any, ...]:
     """
     found: list[Any] = []
     for cond in conds or ():
-        found.append(cond.get("uuid") if CHANGING.isdisjoint(cond) else _acting(cond, sigma))
+        uuid = cond.get("uuid")
+        found.append(getattr(uuid, "int", uuid) if CHANGING.isdisjoint(cond) else _acting(cond, sigma))  # its hash takes no Python
     return tuple(found)
 
 
