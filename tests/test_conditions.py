@@ -109,6 +109,24 @@ def test_at_noise_level_0_there_is_no_velocity_and_the_network_answers(site):
     assert run.ledger.entries[-1].reason == "outside of the cache's reach"
 
 
+def test_the_noise_level_is_read_once_an_evaluation_and_of_a_call_for_another_one_again(monkeypatch):
+    run, read, reading = run_of(Site.COND), [], host.scalar
+    monkeypatch.setattr(host, "scalar", lambda x: read.append(float(x)) or reading(x))
+
+    def outputs(timestep):
+        executor = lambda model, conds, x, timestep, passed: [x - timestep * 2.0]  # noqa: E731
+        return host._conditions(executor, None, [P], torch.ones(1, 2, 4, 4), timestep, {"transformer_options": {options.KEY: run}})
+
+    def network(x, timestep, passed):
+        own, other = outputs(timestep), outputs(torch.tensor([0.5]))
+        return own[0] + other[0]
+
+    host._evaluation(network, torch.ones(1, 2, 4, 4), torch.tensor([0.75]), {"transformer_options": {options.KEY: run}})
+    assert read == [0.75, 0.5]
+    kept = [stream._history.features[-1] for stream in run._streams.values()]
+    assert [float(each.mean()) for each in kept] == [2.0, 2.0]
+
+
 @pytest.mark.parametrize("site", BOTH)
 def test_a_policy_is_shown_the_latent(site):
     run, call = run_of(site, Change(0.5, Probe.LATENT)), Call([P, N], [1.0, 2.0])
