@@ -27,7 +27,7 @@ def form(value: Any, but: Any = None) -> Hashable:
 
 def forms(values: Iterable[Any], but: Any = None) -> tuple[Hashable, ...]:
     """The `form` of each; most are tensors or nothing."""
-    return tuple([item.shape if isinstance(item, Tensor) else item if item is None else form(item, but) for item in values])
+    return tuple([item.shape if isinstance(item, Tensor) else None if item is None or item is but else form(item, but) for item in values])
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -132,7 +132,7 @@ def _evaluation(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs
         key: list[Any] = []
         for name, conds in executor.class_obj.conds.items():
             key += name, options.active(conds, sigma)
-        denoised = _through(run, [tuple(key)], x, sigma, lambda: [executor(x, timestep, *args, **kwargs)])[0]
+        denoised = _through(run, [Case(tuple(key), x, x)], sigma, lambda: [executor(x, timestep, *args, **kwargs)])[0]
     else:
         denoised = executor(x, timestep, *args, **kwargs)
     run.end()
@@ -158,7 +158,7 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
 
     if not asked:
         return list(executor(model, conds, x, timestep, passed))
-    found = _through(run, [(call, n) for n in asked], x, sigma, compute)
+    found = _through(run, [Case((call, n), x, x) for n in asked], sigma, compute)
     if len(found) == len(conds):
         return found
     handed = handed or [torch.zeros_like(x) for _ in conds]  # a prompt left out is nothing, as in the host
@@ -189,16 +189,15 @@ def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: floa
     return [positive, negative]
 
 
-def _through(run: Run, keys: list[Any], x: Tensor, sigma: float, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """Denoised outputs [B, C, ...] for all `keys` at state `x`: forecast as velocities (x - x0) / sigma, or computed."""
-    cases = [Case(key, x, x) for key in keys]
+def _through(run: Run, cases: list[Case], sigma: float, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """Denoised outputs [B, C, ...] of all `cases`, states x: forecast as velocities (x - x0) / sigma, or computed."""
     if run.decide(cases):
-        return [x - sigma * run.reuse(case) for case in cases]
+        return [case.x - sigma * run.reuse(case) for case in cases]
     handed = []
     for case, output in zip(cases, compute(), strict=True):
-        velocity = (x - output).div_(sigma)
+        velocity = (case.x - output).div_(sigma)
         corrected = run.record(case, velocity, ours=True)
-        handed.append(output if corrected is velocity else x - sigma * corrected)
+        handed.append(output if corrected is velocity else case.x - sigma * corrected)
     return handed
 
 
