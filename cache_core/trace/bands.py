@@ -1,4 +1,7 @@
-"""A latent's coarse and fine parts: projections onto means over square blocks of pixels, which are orthogonal and nested."""
+"""A latent's coarse and fine parts: projections onto means over square blocks of pixels, which are orthogonal and nested.
+
+Frames of a clip are split each by itself: bands along time as well made no forecast better (docs/notes.md).
+"""
 
 from collections.abc import Sequence
 
