@@ -72,14 +72,21 @@ def bench(name: str, families: Sequence[str], size: Size, command: str, files: F
                 setting = replace(setting, sampler=sampler or setting.sampler)
                 rows += act(course, setting, size.rounds, bar)
     content: Row = {"command": command, "joined": [], "shrunk": size != Size(), "environment": environment(weighed), "rows": rows}
+    _leave(content, columns, files)
+    return 0
+
+
+def _leave(content: Row, columns: Columns, files: Files) -> None:
+    """Write and print `content` with the rows that join it; what was measured is kept and shown if one of their files does not fit."""
     if files.rows is not None:
-        write(files.rows, content)  # before others join: what was measured is kept if one of them does not fit
-    for other in files.earlier:
-        content["rows"], told = join(content["rows"], other)
-        content["joined"].append(told)
+        write(files.rows, content)
+    try:
+        for other in files.earlier:
+            content["rows"], told = join(content["rows"], other)
+            content["joined"].append(told)
+    finally:
+        print(table(columns, content["rows"]))
     if files.rows is not None and files.earlier:
         write(files.rows, content)
-    print(table(columns, content["rows"]))
     if files.picture is not None:
         plot.frontier(content["rows"], files.picture)
-    return 0

@@ -15,7 +15,6 @@ from pack.cache_core.trace.bands import LEVELS
 from pack.demo import judge
 from pack.demo.agreement import DEFAULTS, HELD_OUT
 from pack.demo.world import draw_scene, render
-from pack.launch import bench, cli, errors
 from pack.nodes.adapters import options
 from PIL import Image
 from policy_runs import flow
@@ -210,85 +209,6 @@ def test_of_the_methods_only_those_asked_for_run_and_a_name_that_none_has_is_ref
         frontier.run(course, None, 1, None, ("tracee",))
     with pytest.raises(CacheError, match="No alignment of demo-flux is called tracee"):
         blockcache.run(course, None, 1, None, ("tracee",))
-
-
-class TestCommand:
-    def test_what_is_said_outweighs_quick_and_quick_outweighs_the_defaults(self):
-        assert run.size(False) == run.Size(prompts=16, steps=50, rounds=5, batch=16)
-        assert run.size(True, steps=7) == run.Size(prompts=4, steps=7, rounds=1, batch=16)
-
-    def test_every_benchmark_can_be_asked_for(self):
-        assert set(run.BENCHES) | set(run.ALONE) == set(bench.NAMES)
-        options, _ = cli.parse(["bench", "methods", "--quick", "--model", "wan", "--prompts", "8", "--threads", "2"])
-        assert (options.name, options.quick, options.model, options.prompts, options.threads, options.json) == (
-            "methods",
-            True,
-            "wan",
-            8,
-            2,
-            None,
-        )
-
-    @pytest.mark.parametrize("arguments", [["nothing"], ["methods", "--prompts", "0"], ["methods", "--model", "sdxl"]])
-    def test_a_wrong_argument_ends_in_one_line(self, arguments, capsys):
-        with pytest.raises(SystemExit):
-            cli.parse(["bench", *arguments])
-        assert len(capsys.readouterr().err.splitlines()) == 1
-
-    def test_a_folder_that_is_not_there_is_named_before_anything_is_sampled(self, tmp_path):
-        options, _ = cli.parse(["bench", "methods", "--json", str(tmp_path / "none" / "rows.json")])
-        with pytest.raises(errors.LaunchError, match="there is no folder"):
-            bench.bench(None, options)
-
-
-class TestJoin:
-    """Rows that one run leaves to another."""
-
-    def row(self, method, prompts=4, steps=50, value=1.0):
-        return rows.blank(type("Course", (), {"name": "demo-flux", "scenes": range(prompts)})(), method, "euler", []) | {
-            "steps": steps,
-            "psnr_db": value,
-        }
-
-    def write(self, path, *made):
-        path.write_text(json.dumps({"command": "./encore bench frontier --only b", "rows": made}))
-        return path
-
-    def test_rows_that_this_run_lacks_follow_its_own(self, tmp_path):
-        mine = [self.row("uncached"), self.row("a", value=2.0)]
-        file = self.write(tmp_path / "b.json", self.row("uncached", value=7.0), self.row("a", value=3.0), self.row("b", value=4.0))
-        found, command = output.join(mine, file)
-        assert [(row["method"], row["psnr_db"]) for row in found] == [("uncached", 1.0), ("a", 2.0), ("b", 4.0)]
-        assert command == "./encore bench frontier --only b"
-
-    @pytest.mark.parametrize("other", [{"prompts": 5}, {"steps": 28}])
-    def test_a_run_of_other_samplings_is_refused(self, tmp_path, other):
-        file = self.write(tmp_path / "b.json", self.row("uncached", **other), self.row("b", **other))
-        with pytest.raises(CacheError, match="Join runs of the same model, prompts, sampler and steps"):
-            output.join([self.row("uncached")], file)
-
-    @pytest.mark.parametrize("text", ["", "[]", '{"command": "x", "rows": [1]}', '{"command": "x", "rows": []}'])
-    def test_what_is_no_run_is_refused(self, tmp_path, text):
-        (tmp_path / "b.json").write_text(text)
-        with pytest.raises(CacheError, match=r"b\.json"):
-            output.join([self.row("uncached")], tmp_path / "b.json")
-
-    def test_what_was_measured_is_kept_if_a_file_does_not_fit(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(run.ALONE, "code", (lambda *_: ([self.row("uncached")], []), ()))
-        other, mine = self.write(tmp_path / "b.json", self.row("uncached", steps=28)), tmp_path / "a.json"
-        with pytest.raises(CacheError, match="Join runs of the same"):
-            run.bench("code", [], run.size(True), "", run.Files(mine, None, (other,)))
-        assert [row["method"] for row in json.loads(mine.read_text())["rows"]] == ["uncached"]
-        self.write(other, self.row("uncached"), self.row("b"))
-        run.bench("code", [], run.size(True), "", run.Files(mine, None, (other,)))
-        found = json.loads(mine.read_text())
-        assert [row["method"] for row in found["rows"]] == ["uncached", "b"]
-        assert found["joined"] == ["./encore bench frontier --only b"]
-
-    def test_a_file_that_is_not_there_is_named_before_anything_is_sampled(self, tmp_path):
-        options, _ = cli.parse(["bench", "frontier", "--join", str(tmp_path / "none.json")])
-        with pytest.raises(errors.LaunchError, match="--join names"):
-            bench.bench(None, options)
 
 
 def test_a_frontier_is_drawn_with_a_line_for_each_method(tmp_path):
