@@ -7,6 +7,7 @@ from ..cache_core import Schedule
 from ..cache_core import published as p
 from ..cache_core.masks import budget
 from ..cache_core.trace import Calibration, Plan, Statistics, Terms, fit, plan
+from ..cache_core.trace.bands import TIMED
 from ..demo.agreement import Setting
 from .contest import Course, Entrant
 from .frontier import COLUMNS
@@ -32,6 +33,8 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     own, alike = (calibration(course.family, setting, ROLLED[course.family], SPEEDS, mixes) for mixes in (True, False))
     changed = {words: recorded(course.family, other) for words, other in shifted(setting).items()}
     changed |= {f"{count} trajectories": recorded(course.family, setting, count) for count in SIZES}
+    if course.family == "wan":
+        changed |= {"bands along time too": recorded(course.family, setting, ROLLED["wan"], TIMED)}
     entrants = [
         Entrant("trace", setting, f"{speed:g}x, {words}", p.follow(made))
         for speed in SPEEDS

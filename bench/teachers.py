@@ -11,7 +11,7 @@ from torch import Tensor
 from ..cache_core import Schedule
 from ..cache_core import published as p
 from ..cache_core.trace import Calibration, Statistics, Trajectory, calibrated, load, rehearsed
-from ..cache_core.trace.bands import LEVELS
+from ..cache_core.trace.bands import LEVELS, Level
 from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, conditions, load_model
 from ..demo.world import draw_scene
 from ..nodes.adapters.calibrate import described
@@ -67,9 +67,9 @@ class Recorded:
 
 
 @cache
-def recorded(family: str, setting: Setting, trajectories: int = TRAJECTORIES) -> Statistics:
+def recorded(family: str, setting: Setting, trajectories: int = TRAJECTORIES, levels: tuple[Level, ...] = LEVELS) -> Statistics:
     """A demo model's uncached samplings of `trajectories` prompts that nothing reports on."""
-    return _teach(classroom(family, setting, trajectories), setting).statistics(LEVELS, 0.0)
+    return _teach(family, setting, trajectories)[1].statistics(levels, 0.0)
 
 
 @cache
@@ -77,8 +77,7 @@ def calibration(
     family: str, setting: Setting, trajectories: int = TRAJECTORIES, speeds: tuple[float, ...] = (), mixes: bool = True
 ) -> Calibration:
     """A demo model's calibration with its masks searched, rehearsed for `speeds` on the same prompts; its channels mix if it `mixes`."""
-    room = classroom(family, setting, trajectories)
-    teacher = _teach(room, setting)
+    room, teacher = _teach(family, setting, trajectories)
     assert teacher.start is not None, "something was sampled"
     about = described(room.model, setting.cfg, setting.sampler, teacher.start.shape)
     found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), about)
@@ -104,8 +103,9 @@ def universal(steps: int, without: str = "", trajectories: int = TRAJECTORIES) -
     return calibrated("universal", total, {"models": [f"demo-{name}" for name in seen]})
 
 
-def _teach(room: Course, setting: Setting) -> Trajectory:
-    """One uncached sampling of all prompts."""
-    teacher = Trajectory()
+@cache
+def _teach(family: str, setting: Setting, trajectories: int) -> tuple[Course, Trajectory]:
+    """A classroom, and one uncached sampling of all its prompts."""
+    room, teacher = classroom(family, setting, trajectories), Trajectory()
     room.sampled(p.collect(teacher), setting, PROMPTS, lambda prompts: None)
-    return teacher
+    return room, teacher

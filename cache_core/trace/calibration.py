@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from ..errors import CacheError
 from ..masks import rescale
 from ..types import Schedule
+from .bands import listed
 from .fit import Plan, fit
 from .search import even
 from .statistics import Array, Statistics
@@ -131,7 +132,7 @@ def load(path: Path) -> Calibration:
             f"{path.name} has format {header.get('format')}, and this Encore reads up to {FORMAT}. Update Encore or calibrate anew."
         )
     statistics = Statistics(
-        tuple(header["sigmas"]), gram.double().numpy(), tuple(header["levels"]), float(header["end"]), int(header["trajectories"])
+        tuple(header["sigmas"]), gram.double().numpy(), listed(header["levels"]), float(header["end"]), int(header["trajectories"])
     )
     masks = tuple(Levels(tuple(mask["sigmas"]), int(mask["total"])) for mask in header["masks"])
     plans = tuple(Rehearsed(tuple(known["sigmas"]), _plan(known, f"mixing.{n}.", mixing)) for n, known in enumerate(header["plans"]))
@@ -155,7 +156,7 @@ def _plan(found: Mapping[str, Any], prefix: str, mixing: Mapping[str, Array]) ->
         frozenset(found["computed"]),
         MappingProxyType({step: tuple(map(tuple, entry["weights"])) for step, entry in steps.items()}),
         MappingProxyType({step: tuple(entry["anchors"]) for step, entry in steps.items()}),
-        tuple(found["levels"]),
+        listed(found["levels"]),
         float(found["error"]),
         MappingProxyType({int(step): value for step, value in found["exams"].items()}),
         MappingProxyType({int(key.removeprefix(prefix)): mixed for key, mixed in mixing.items() if key.startswith(prefix)}),

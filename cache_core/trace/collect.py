@@ -10,6 +10,7 @@ from ..errors import CacheError
 from ..masks import budget, rescale
 from ..tables.masks import FLUX_GOLDEN, FLUX_LEMICA, WAN_GOLDEN, WAN_LEMICA
 from ..types import Schedule
+from .bands import Level
 from .calibration import Calibration, Levels, Rehearsed, universal
 from .fit import fit
 from .rehearse import Stage, best
@@ -42,7 +43,7 @@ class Trajectory:
         self.sigmas.append(sigma)
         self.velocities.append(velocity.detach().float().cpu())
 
-    def statistics(self, levels: tuple[int, ...], end: float) -> Statistics:
+    def statistics(self, levels: tuple[Level, ...], end: float) -> Statistics:
         """What is kept of it. Raises CacheError if nothing was sampled."""
         if self.start is None or len(self.sigmas) < 2:
             raise CacheError(f"A calibration needs a sampling of two steps or more and saw {len(self.sigmas)}. Use more steps.")

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from .bands import Level
 from .statistics import Array, Statistics
 
 DEPTH = 5  # computed velocities kept
@@ -42,7 +43,7 @@ class Plan:
     computed: frozenset[int]
     weights: Mapping[int, tuple[tuple[float, ...], ...]]
     anchors: Mapping[int, tuple[int, ...]]
-    levels: tuple[int, ...]
+    levels: tuple[Level, ...]
     error: float
     exams: Mapping[int, float] = field(default_factory=dict)
     mixing: Mapping[int, Array] = field(default_factory=dict, compare=False)  # [bands, channels, anchors + 1, channels]

@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .bands import split
+from .bands import Level, split
 from .fit import RIDGE, ridged
 from .statistics import Array
 
@@ -37,7 +37,7 @@ class Problem:
     own: Array
 
     @classmethod
-    def of(cls, parts: Tensor, goal: Tensor, levels: Sequence[int]) -> "Problem":
+    def of(cls, parts: Tensor, goal: Tensor, levels: Sequence[Level]) -> "Problem":
         """From anchors and latent `parts` [P, B, C, (F,) H, W] and the `goal` [B, C, (F,) H, W]."""
         rows = goal.shape[1] if goal.shape[1] <= MOST else 1
         features = rearrange(split(parts.float(), levels), "g p b (r c) ... -> g (p r) (b c ...)", r=rows).double()

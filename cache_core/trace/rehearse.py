@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..measure import TINY
-from .bands import join
+from .bands import Level, join
 from .fit import DEPTH, Plan, order_one
 from .mixing import Problem, blend, mix
 from .statistics import Array
@@ -68,7 +68,7 @@ class Student:
         return (self.teacher - self.x) / stride
 
 
-def rehearse(stage: Stage, computed: Iterable[int], levels: tuple[int, ...], depth: int = DEPTH, mixes: bool = True) -> Plan:
+def rehearse(stage: Stage, computed: Iterable[int], levels: tuple[Level, ...], depth: int = DEPTH, mixes: bool = True) -> Plan:
     """The plan that computes these steps, with the error that it had. Unless it `mixes`, all channels go by one weight."""
 
     def fitted(step: int, students: Sequence[Student], stride: float, prior: Array) -> tuple[Array, Array | None]:
@@ -96,7 +96,7 @@ def best(stage: Stage, guesses: Iterable[Plan], mixes: bool = True) -> Plan:
 Choice = Callable[[int, Sequence[Student], float, Array], tuple[Array, Array | None]]
 
 
-def _sampled(stage: Stage, computed: Iterable[int], levels: tuple[int, ...], depth: int, choose: Choice) -> Plan:
+def _sampled(stage: Stage, computed: Iterable[int], levels: tuple[Level, ...], depth: int, choose: Choice) -> Plan:
     """The plan whose weights `choose` gives, step after step, with the error that it had."""
     sigmas, mask = np.array(stage.sigmas), sorted(computed)
     students = [Student(start := stage.start(number).float(), start) for number in range(stage.batches)]
@@ -137,7 +137,7 @@ def _visit(stage: Stage, students: Sequence[Student], sigma: float, line: Array 
     return None if line is None else math.sqrt(missed / total)
 
 
-def _fitted(students: Sequence[Student], stride: float, levels: tuple[int, ...], prior: Array, mixes: bool) -> tuple[Array, Array | None]:
+def _fitted(students: Sequence[Student], stride: float, levels: tuple[Level, ...], prior: Array, mixes: bool) -> tuple[Array, Array | None]:
     """Weights [bands, P] that lead all students back to their teachers in this step, and what mixing adds if both halves have some."""
     halves: list[Problem | None] = [None, None]
     before, shares = 0, _shares(students, stride, prior)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CacheError
+from .bands import Level
 from .collect import Trajectory
 from .statistics import Statistics
 
@@ -35,7 +36,7 @@ class Shelf:
     folder: Path
     key: str
 
-    def put(self, number: int, trajectory: Trajectory, levels: tuple[int, ...], end: float) -> Kept:
+    def put(self, number: int, trajectory: Trajectory, levels: tuple[Level, ...], end: float) -> Kept:
         """Keep one, whole or not at all."""
         statistics = trajectory.statistics(levels, end)
         assert trajectory.start is not None, "it has statistics"
@@ -52,7 +53,7 @@ class Shelf:
         os.replace(part, self._path(number))
         return kept
 
-    def get(self, number: int, levels: tuple[int, ...]) -> Kept | None:
+    def get(self, number: int, levels: tuple[Level, ...]) -> Kept | None:
         """The trajectory of that number, or None if it is not there, damaged or of another key."""
         try:
             with safe_open(self._path(number), "pt") as file:

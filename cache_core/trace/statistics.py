@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import CacheError
 from ..types import Schedule
-from .bands import as_rows
+from .bands import Level, as_rows
 
 Array = npt.NDArray[np.float64]
 NODES = 4  # recorded levels that one between them is interpolated from
@@ -29,7 +29,7 @@ class Statistics:
 
     sigmas: tuple[float, ...]
     gram: Array
-    levels: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
     end: float = 0.0
     trajectories: int = 1
 
@@ -41,7 +41,9 @@ class Statistics:
             raise CacheError("Statistics need finite inner products and noise levels that fall. Record them again.")
 
     @classmethod
-    def of(cls, start: Tensor, velocities: Sequence[Tensor], sigmas: Sequence[float], levels: tuple[int, ...], end: float) -> "Statistics":
+    def of(
+        cls, start: Tensor, velocities: Sequence[Tensor], sigmas: Sequence[float], levels: tuple[Level, ...], end: float
+    ) -> "Statistics":
         """From one uncached sampling of a batch: its starting latent and its velocities, each [B, C, (F,) H, W]."""
         rows = torch.stack([as_rows(part, levels) for part in (start, *velocities)], 2).double()  # [bands, B, N + 1, numbers]
         gram = torch.einsum("gbnx,gbmx->gnm", rows, rows) / (rows.shape[1] * rows.shape[3])
