@@ -15,8 +15,8 @@ from pack.cache_core.history import History, Placement
 from pack.cache_core.policies import Mask
 from pack.cache_core.predictors import Fitted, fitted
 from pack.cache_core.trace import Given, Shelf, Statistics, Trajectory, even, fit, rehearse
-from pack.cache_core.trace.bands import LEVELS, split
-from pack.cache_core.trace.mixing import Problem, blend, differences, mix
+from pack.cache_core.trace.bands import LEVELS, TIMED, split
+from pack.cache_core.trace.mixing import Problem, answer, differences, mix, table
 from pack.cache_core.trace.rehearse import best, tried
 from pack.demo.agreement import DEFAULTS
 from pack.nodes.adapters.host import attach
@@ -124,8 +124,8 @@ def random_problem(seed, rows=64, noise=0.0, levels=()):
 def test_mixing_finds_what_one_channel_tells_of_another():
     parts, goal, one = random_problem(1)
     found = mix([one, random_problem(2)[2]], weights := np.zeros((1, 3)))
-    (answer,) = blend(list(parts), weights.tolist(), found)
-    assert float((answer - goal).norm() / goal.norm()) < 0.01
+    made = answer(list(parts), torch.from_numpy(table(weights, found)).float(), ())
+    assert float((made - goal).norm() / goal.norm()) < 0.01
 
 
 def test_mixing_that_helps_no_other_trajectory_is_left_out():
@@ -178,8 +178,35 @@ def test_a_forecast_mixes_by_the_plan_and_not_for_another_number_of_channels(wor
         for n in range(4):
             history.push(1.0 - n / 10, torch.randn(1, channels, 8, 8))
         found = fitted.combine(history, made, step, x)
-        told = blend([*history.features[1:], x], made.weights[step], made.mixing[step] if channels == 4 else None)[0]
-        assert torch.allclose(found, told)
+        told = plain_answer([*history.features[1:], x], made.weights[step], made.mixing[step] if channels == 4 else None, ())
+        torch.testing.assert_close(found, told)
+
+
+def plain_answer(parts, weights, mixing, levels):
+    """Each band of what its own weights and mixing make, in loops."""
+    total = 0.0
+    for band, row in enumerate(weights):
+        made = sum(weight * part for weight, part in zip(row, parts, strict=True))
+        if mixing is not None:
+            tables = torch.from_numpy(mixing[band]).float()
+            made = made + sum(torch.einsum("ck,bk...->bc...", tables[:, p], part) for p, part in enumerate(parts))
+        total = total + split(made, levels)[band]
+    return total
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "levels"), [((2, 3, 8, 8), LEVELS), ((2, 3, 7, 10), LEVELS), ((1, 1, 8, 4), ()), ((2, 2, 3, 5, 8), TIMED)]
+)
+def test_an_answer_is_each_bands_own(mixes, shape, levels):
+    random = torch.Generator().manual_seed(2)
+    parts = [torch.randn(shape, generator=random) for _ in range(4)]
+    weights = torch.randn(len(levels) + 1, 4, generator=random).double().numpy()
+    mixing = torch.randn(len(levels) + 1, shape[1], 4, shape[1], generator=random).double().numpy() if mixes else None
+    kept = [part.clone() for part in parts]
+    found = answer(parts, torch.from_numpy(table(weights, mixing)).float(), levels)
+    torch.testing.assert_close(found, plain_answer(parts, weights.tolist(), mixing, levels), atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(part, before) for part, before in zip(parts, kept, strict=True))
 
 
 @pytest.mark.host

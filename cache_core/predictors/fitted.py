@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..history import History
 from ..trace import Plan, Planner
-from ..trace.bands import join
 from ..trace.fit import DEPTH
-from ..trace.mixing import blend
+from ..trace.mixing import answer, table
 from ..types import Observation, Schedule
 from .base import Predictor
 from .polynomial import Lagrange
@@ -55,11 +55,10 @@ class Fitted(Predictor):
         """The plan whose anchors are those in `history`: the planner's, or one amended to them."""
         schedule, index = seen.step.schedule, seen.step.index
         plan = self.planner.plan(schedule)
-        anchors = steps_of(history.times, schedule)
-        if plan is None or None in anchors or not on_step(seen.step.sigma, schedule.sigmas[index]):
+        steps = steps_of(history.times, schedule)
+        if plan is None or steps is None or not on_step(seen.step.sigma, schedule.sigmas[index]):
             return None
-        steps = [step for step in anchors if step is not None]
-        planned = list(plan.anchors.get(index, ()))
+        planned = plan.anchors.get(index, ())
         if planned == steps[-len(planned) :] or (index in plan.computed and steps[-1] != index):
             return plan
         before = {step for step in plan.computed if step < steps[0]}
@@ -67,10 +66,16 @@ class Fitted(Predictor):
         return self.planner.amended(schedule, frozenset({0} | before | after | set(steps)))
 
 
-def steps_of(times: Sequence[float], schedule: Schedule) -> list[int | None]:
-    """The steps of `schedule` that start at the noise levels `times`; None for one that no step starts at."""
-    steps = [schedule.index(time) for time in times]
-    return [step if on_step(time, schedule.sigmas[step]) else None for step, time in zip(steps, times, strict=True)]
+def steps_of(times: Sequence[float], schedule: Schedule) -> tuple[int, ...] | None:
+    """The steps of `schedule` that start at the noise levels `times`, or None if none starts at one of them."""
+    found = []
+    for time in times:
+        known = schedule.places.get(time)
+        step = schedule.index(time) if known is None else known
+        if not on_step(time, schedule.sigmas[step]):
+            return None
+        found.append(step)
+    return tuple(found)
 
 
 def on_step(sigma: float, start: float) -> bool:
@@ -80,6 +85,16 @@ def on_step(sigma: float, start: float) -> bool:
 
 def combine(history: History, plan: Plan, step: int, x: Tensor) -> Tensor:
     """Sum over bands of the anchors' and the latent's weighted parts, in float32, as `x` [B, C, (F,) H, W] in dtype and device."""
-    wide, weights = x.to(torch.promote_types(x.dtype, torch.float32)), plan.weights[step]
-    anchors = [feature.to(wide.device, wide.dtype) for feature in history.features[1 - len(weights[0]) :]]
-    return join(blend([*anchors, wide], weights, plan.mixed(step, x.shape[1])), plan.levels).to(x.dtype)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    made = _table(plan, step, wide)
+    anchors = [feature.to(wide.device, wide.dtype) for feature in history.features[1 - len(plan.weights[step][0]) :]]
+    return answer([*anchors, wide], made, plan.levels).to(x.dtype)
+
+
+def _table(plan: Plan, step: int, x: Tensor) -> Tensor:
+    """What a step's answer is made by, where and as `x` is. It is remembered: the same plan serves many samplings."""
+    key = step, x.shape[1], x.dtype, x.device
+    made: Tensor | None = plan.memo.get(key)
+    if made is None:
+        made = plan.memo[key] = torch.from_numpy(table(np.array(plan.weights[step]), plan.mixed(step, x.shape[1]))).to(x)
+    return made

@@ -19,15 +19,7 @@ TIMED: tuple[Level, ...] = (*LEVELS, (4, 8))  # the coarsest of them in two, alo
 
 def block_means(x: Tensor, level: Level) -> Tensor:
     """`x` [..., (F,) H, W] with each pixel replaced by the mean of its block; blocks at the edges may be cut."""
-    side, frames = level if isinstance(level, tuple) else (level, 1)
-    height, width = x.shape[-2:]
-    flat = x.reshape(-1, 1, height, width)
-    means = torch.nn.functional.avg_pool2d(flat, side, ceil_mode=True, count_include_pad=False)
-    large = means.repeat_interleave(side, -2).repeat_interleave(side, -1)[..., :height, :width].reshape(x.shape)
-    if frames == 1:
-        return large
-    spans = [large[..., first : first + frames, :, :] for first in range(0, x.shape[-3], frames)]
-    return torch.cat([span.mean(-3, keepdim=True).expand_as(span) for span in spans], -3)
+    return _spread(_pooled(x, level), _side(level))[..., : x.shape[-2], : x.shape[-1]]
 
 
 def split(x: Tensor, levels: Sequence[Level]) -> Tensor:
@@ -36,12 +28,43 @@ def split(x: Tensor, levels: Sequence[Level]) -> Tensor:
     return torch.stack([a - b for a, b in zip(coarser, [*coarser[1:], torch.zeros_like(x)], strict=True)])
 
 
-def join(parts: Sequence[Tensor], levels: Sequence[Level]) -> Tensor:
-    """What has band k of `parts[k]` [..., (F,) H, W], finest first: the sum of their projections."""
-    result = parts[0]
-    for level, fine, coarse in zip(levels, parts, parts[1:], strict=False):
-        result = result + block_means(coarse - fine, level)
-    return result
+def join(parts: Sequence[Tensor] | Tensor, levels: Sequence[Level]) -> Tensor:
+    """What has band k of the sum of `parts[: k + 1]`, each [..., (F,) H, W]: the first, written into, and of each other its block means."""
+    coarse, side = None, 1
+    for level, part in reversed(list(zip(levels, parts[1:], strict=False))):
+        means = _pooled(part, level)
+        coarse = means if coarse is None else _add(means, coarse, side // _side(level))
+        side = _side(level)
+    return parts[0] if coarse is None else _add(parts[0], coarse, side)
+
+
+def _side(level: Level) -> int:
+    return level if isinstance(level, int) else level[0]
+
+
+def _pooled(x: Tensor, level: Level) -> Tensor:
+    """Means over blocks, [..., (F,) H / side, W / side] rounded up; blocks over frames give each of them the same."""
+    means = torch.nn.functional.avg_pool2d(x.reshape(-1, 1, *x.shape[-2:]), _side(level), ceil_mode=True, count_include_pad=False)
+    means = means.view(*x.shape[:-2], *means.shape[-2:])
+    if isinstance(level, int):
+        return means
+    spans = [means[..., first : first + level[1], :, :] for first in range(0, x.shape[-3], level[1])]
+    return torch.cat([span.mean(-3, keepdim=True).expand_as(span) for span in spans], -3)
+
+
+def _spread(means: Tensor, side: int) -> Tensor:
+    """Each number of `means` [..., H, W] over a block of its own, [..., H * side, W * side]."""
+    *before, height, width = means.shape
+    return means[..., :, None, :, None].expand(*before, height, side, width, side).reshape(*before, height * side, width * side)
+
+
+def _add(fine: Tensor, coarse: Tensor, side: int) -> Tensor:
+    """`fine` [..., H, W] plus, spread over blocks, `coarse` [..., H / side, W / side] rounded up; the former is written into."""
+    *before, height, width = fine.shape
+    if height % side or width % side:
+        return fine.add_(_spread(coarse, side)[..., :height, :width])
+    fine.view(*before, height // side, side, width // side, side).add_(coarse[..., :, None, :, None])
+    return fine
 
 
 def as_rows(x: Tensor, levels: Sequence[Level]) -> Tensor:

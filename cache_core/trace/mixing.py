@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .bands import Level, split
+from .bands import Level, join, split
 from .fit import RIDGE, ridged
 from .statistics import Array
 
@@ -114,19 +114,23 @@ def differences(count: int) -> Array:
     return np.stack([*made, np.eye(count)[-1]])
 
 
-def blend(parts: Sequence[Tensor], weights: Sequence[Sequence[float]], mixing: Array | None) -> list[Tensor]:
-    """For each band what the parts [B, C, (F,) H, W], anchors and latent, make by its weights and mixing; to be joined."""
-    made = []
-    for row in weights:
-        total = parts[0] * row[0]
-        for part, weight in zip(parts[1:], row[1:], strict=True):
-            total.add_(part, alpha=weight)
-        made.append(total)
+def table(weights: Array, mixing: Array | None = None) -> Array:
+    """The matrix of `answer`, [bands, P] or where channels mix [bands * C, P * C]: each band's rows less those of the one before."""
+    whole = weights
     if mixing is not None:
-        tables = torch.from_numpy(mixing).to(parts[0])
-        mixed = torch.einsum("gcpk,pbk...->gbc...", tables, torch.stack(list(parts)))
-        made = [alike.add_(more) for alike, more in zip(made, mixed, strict=True)]
-    return made
+        channels = mixing.shape[1]
+        whole = (mixing + np.einsum("gp,ck->gcpk", weights, np.eye(channels))).reshape(len(weights), channels, -1)
+    made: Array = np.diff(whole, axis=0, prepend=np.zeros_like(whole[:1]))
+    return made.reshape(-1, made.shape[-1])
+
+
+def answer(parts: Sequence[Tensor], made: Tensor, levels: Sequence[Level]) -> Tensor:
+    """What anchors and latent, `parts` of [B, C, (F,) H, W], make by a `table`: each band by its own weights, and mixing, joined."""
+    shape = parts[0].shape
+    if made.shape[1] == len(parts):  # of all channels alike
+        return join((made @ torch.stack(list(parts)).view(len(parts), -1)).view(-1, *shape), levels)
+    seen = torch.cat(list(parts), 1).flatten(2)
+    return join((made @ seen).reshape(shape[0], -1, *shape[1:]).transpose(0, 1), levels)
 
 
 def _gains(first: Problem, second: Problem, band: int, ridge: float) -> tuple[float, float]:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..measure import TINY
-from .bands import Level, join
+from .bands import Level
 from .fit import DEPTH, Plan, order_one
-from .mixing import Problem, blend, mix
+from .mixing import Problem, answer, mix, table
 from .statistics import Array
 
 LEAST = 1e-3  # share of the mean below which what is left of a trajectory's goal makes no difference
@@ -117,9 +117,10 @@ def _sampled(stage: Stage, computed: Iterable[int], levels: tuple[Level, ...], d
             weights[n], anchors[n] = tuple(map(tuple, found.tolist())), tuple(known)
             if mixed is not None:
                 mixing[n] = mixed
+        made = torch.from_numpy(table(np.array(weights[n]), mixing.get(n))).float() if n in weights else None
         for student in students:
-            answer = join(blend(student.parts, weights[n], mixing.get(n)), levels) if n in weights else student.anchors[-1]
-            student.x = student.x + stride * answer
+            velocity = student.anchors[-1] if made is None else answer(student.parts, made.to(student.x.device), levels)
+            student.x = student.x + stride * velocity
     tables = (MappingProxyType(weights), MappingProxyType(anchors))
     return Plan(frozenset(mask), *tables, levels, _distance(students), MappingProxyType(exams), MappingProxyType(mixing))
 
@@ -158,9 +159,9 @@ def _fitted(students: Sequence[Student], stride: float, levels: tuple[Level, ...
 
 def _shares(students: Sequence[Student], stride: float, prior: Array) -> list[Tensor]:
     """What each trajectory counts [B]: the inverse of what order 1 leaves of its goal, so that a few bad ones do not rule the fit."""
-    left = []
+    left, made = [], torch.from_numpy(table(prior[None])).float()
     for student in students:
-        (line,) = blend(student.parts, [prior.tolist()], None)
+        line = answer(student.parts, made.to(student.x.device), ())
         left.append((student.goal(stride) - line).square().flatten(1).sum(1))
     mean = torch.cat(left).mean() + TINY
     return [1.0 / (part / mean).clamp_min(LEAST) for part in left]
