@@ -76,4 +76,5 @@ def shifted(setting: Setting) -> dict[str, Setting]:
         other = {f"calibrated at guidance {value:g}": replace(setting, guidance=value) for value in (1.5, 4.0)}
     else:
         other = {f"calibrated at CFG {value:g}": replace(setting, cfg=value) for value in (2.0, 5.0)}
-    return steps | other | {f"calibrated with shift {value:g}": replace(setting, shift=value) for value in (2.0, 5.0)}
+    shifts = {f"calibrated with shift {value:g}": replace(setting, shift=value) for value in (2.0, 5.0)}
+    return steps | other | shifts | {f"calibrated at {side} x {side} pixels": replace(setting, side=side) for side in (48, 96)}

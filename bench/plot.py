@@ -24,7 +24,10 @@ COLOURS = (
     (150, 110, 80),
     (232, 232, 236),
     (240, 130, 200),
+    (90, 120, 90),
+    (120, 90, 140),
 )
+ALONE = (110, 116, 126)  # of methods with a single point, which has its name beside it
 Point = tuple[float, float]
 
 
@@ -64,6 +67,11 @@ def _draw(pen: Any, lines: dict[str, list[Point]]) -> None:
     for tick in range(1, int(right) + 1):
         x, y = at((tick, low))
         pen.text((x - 8, y + 12), f"{tick}x", FAINT, small)
+    for name, (point,) in [(name, points) for name, points in lines.items() if len(points) == 1]:
+        x, y = at(point)
+        pen.ellipse((x - 4, y - 4, x + 4, y + 4), ALONE)
+        pen.text((x + 7, y - 8), name, ALONE, ImageFont.load_default(13))
+    lines = {name: points for name, points in lines.items() if len(points) > 1}
     order = sorted(lines, key=lambda name: -sum(y for _, y in lines[name]) / len(lines[name]))
     for n, name in enumerate(order):
         colour = COLOURS[n % len(COLOURS)]

@@ -19,6 +19,8 @@ from .methods import cost, fewer_steps, reference
 from .output import Columns
 from .progress import Bar
 from .rows import Row, make_table
+from .teachers import scenes
+from .twins import TWINS
 
 EVERY = (2, 3, 4)
 KEEP = 1
@@ -63,10 +65,14 @@ def entries(every: int, fitted: Bridged, setting: Setting) -> list[Entrant]:
 
 
 def learned(course: Course, setting: Setting, bar: Bar) -> tuple[Bridged, torch.Tensor]:
-    """A branch fitted on other noise than the held-out, and the landscape of the uncached model [blocks, steps - 1]."""
+    """A branch fitted on prompts and noise that are not held out, and the landscape of the uncached model [blocks, steps - 1].
+
+    Of class labels, which are all known, the noise alone is another.
+    """
     bar.expect(course, [setting, setting])
     sums, into = Sums(), Landscape()
-    course.sampled(gathering(sums, max(EVERY), KEEP), setting, HELD_OUT + SEED, bar)
+    known = course if course.family in TWINS else replace(course, scenes=scenes(course.family, len(course.scenes)))
+    known.sampled(gathering(sums, max(EVERY), KEEP), setting, HELD_OUT + SEED, bar)
     course.sampled(surveying(into), setting, HELD_OUT + SEED, bar)
     return Bridged(sums.solve()), into.map()
 

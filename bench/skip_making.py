@@ -19,16 +19,17 @@ from ..nodes.adapters.skiptrain import Material
 from ..nodes.skip.plots import landscape_plot
 from ..nodes.skip.train import NEW, Plan, survey, words
 from ..nodes.skip.train import train as continual
-from .contest import make_course, weights
+from .contest import weights
 from .skip import EVERY, KEEP, SEED
+from .teachers import classroom
 
 SCENES = HELD_OUT << 2  # seed of the scenes to learn from
 
 
 def fit(options: argparse.Namespace) -> int:
     """Fit the branch in closed form; 0."""
-    course, sums = make_course(options.model, options.batch, options.batch), Sums()
-    setting = replace(DEFAULTS[options.model], steps=options.steps or 50)
+    setting, sums = replace(DEFAULTS[options.model], steps=options.steps or 50), Sums()
+    course = classroom(options.model, setting, options.batch)
     course.sampled(gathering(sums, max(EVERY), KEEP), setting, HELD_OUT + SEED, lambda prompts: None)
     matrix = sums.solve()
     explained = sums.explained(matrix)

@@ -13,7 +13,7 @@ from ..cache_core import published as p
 from ..cache_core.trace import Calibration, Statistics, Trajectory, calibrated, load, rehearsed
 from ..cache_core.trace.bands import LEVELS, Level
 from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, conditions, load_model
-from ..demo.world import draw_scene
+from ..demo.world import Scene, draw_scene
 from ..nodes.adapters.calibrate import described
 from ..nodes.adapters.visit import visit
 from ..nodes.calibrations import SHIPPED
@@ -31,9 +31,13 @@ def classroom(family: str, setting: Setting, prompts: int) -> Course:
     """A demo model and `prompts` of its own: a DiT's class labels are all known, so its noise alone is new."""
     if family in twins.TWINS:
         return twins.make(family, prompts, prompts)
+    return Course(family, load_model(weights(family), setting.shift), scenes(family, prompts), prompts)
+
+
+def scenes(family: str, prompts: int) -> tuple[Scene, ...]:
+    """Prompts of Flux or Wan that nothing reports on."""
     rng = Random(PROMPTS)
-    scenes = tuple(draw_scene(rng, family == "wan") for _ in range(prompts))
-    return Course(family, load_model(weights(family), setting.shift), scenes, prompts)
+    return tuple(draw_scene(rng, family == "wan") for _ in range(prompts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,10 @@ SHEET = 24  # pictures or clips on a contact sheet
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How to sample. `cfg` 1 leaves the empty prompt out, `guidance` is Flux's own, `shift` None the host's default."""
+    """How to sample. `cfg` 1 leaves the empty prompt out, `guidance` is Flux's own, `shift` None the host's default.
+
+    `side` are pixels of a picture's side; the demo models learned from SIDE.
+    """
 
     steps: int = 50
     cfg: float = 1.0
@@ -38,6 +41,7 @@ class Setting:
     shift: float | None = None
     sampler: str = "euler"
     scheduler: str = "simple"
+    side: int = SIDE
 
 
 DEFAULTS = {"flux": Setting(guidance=2.5), "wan": Setting(cfg=3.0, shift=3.0)}
@@ -75,7 +79,7 @@ def conditioning(family: str, context: Tensor, guidance: float) -> list[Any]:
 
 def conditions(family: str, scenes: Sequence[Scene], setting: Setting) -> tuple[list[Any], list[Any], Tensor]:
     """What the host samples N scenes with: their prompts, as many empty ones, and an empty latent."""
-    side = SIDE // codec.BLOCK
+    side = setting.side // codec.BLOCK
     latent = torch.zeros(len(scenes), 16, *([] if family == "flux" else [FRAMES]), side, side)
     table = text.load_table(family)
     told, empty = text.encode(family, scenes, table), text.encode(family, [None] * len(scenes), table)

@@ -95,12 +95,17 @@ class TestJoin:
 
 @pytest.mark.parametrize(
     ("only", "methods", "rivals"),
-    [((), set(frontier.NAMES), list(RIVALS)), (("trace",), {"trace"}, []), (("reuse", "fewer_steps_2nd"), {"reuse"}, ["fewer_steps_2nd"])],
+    [
+        ((), {*frontier.NAMES, *frontier.PUBLISHED} - {"cfg_cache"}, list(RIVALS)),
+        (("trace",), {"trace"}, []),
+        (("reuse", "fewer_steps_2nd"), {"reuse"}, ["fewer_steps_2nd"]),
+        (("teacache", "fewer_steps_euler"), {"teacache"}, ["fewer_steps_euler"]),
+    ],
 )
 def test_a_frontier_of_some_methods_takes_plain_rivals_only_where_they_are_asked_for(monkeypatch, only, methods, rivals):
     setting, judged, asked = DEFAULTS["flux"], [], []
     uncached = SimpleNamespace(entrant=SimpleNamespace(setting=setting, method="uncached"))
-    course = SimpleNamespace(family="flux", race=lambda *_: None)
+    course = SimpleNamespace(family="flux", name="demo-flux", scenes=(1,), race=lambda *_: None)
     course.judge = lambda entrant, frames, bar: judged.append(entrant.method) or SimpleNamespace(entrant=entrant)
     monkeypatch.setattr(frontier.teachers, "shipped", lambda *_: universal())
     monkeypatch.setattr(frontier.teachers, "universal", lambda *_, **__: universal())

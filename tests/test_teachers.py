@@ -1,9 +1,11 @@
 """The demo models as TRACE's teachers: what a universal calibration is made of."""
 
+from argparse import Namespace
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from pack.bench import teachers
+from pack.bench import contest, skip, skip_making, teachers
 from pack.bench.contest import make_course
 from pack.cache_core import Schedule
 from pack.cache_core.trace import universal
@@ -31,3 +33,22 @@ def test_calibrations_learn_from_other_noise_and_prompts_than_are_reported_on():
     assert teachers.PROMPTS - teachers.HELD_OUT > 1 << 40
     room = teachers.classroom("flux", DEFAULTS["flux"], 16)
     assert not set(room.scenes) & set(make_course("flux", 64, 16).scenes)
+
+
+@pytest.mark.parametrize("command", [False, True])
+def test_a_skip_branch_is_fitted_on_prompts_that_are_not_held_out(monkeypatch, tmp_path, command):
+    class Seen(Exception):
+        pass
+
+    def sampled(course, recipe, setting, seed, progress):
+        raise Seen(course.scenes)
+
+    monkeypatch.setattr(contest.Course, "sampled", sampled)
+    course = make_course("flux", 8, 8)
+    with pytest.raises(Seen) as seen:
+        if command:
+            skip_making.fit(Namespace(model="flux", batch=8, steps=2, file=tmp_path / "x.safetensors"))
+        else:
+            skip.learned(course, DEFAULTS["flux"], SimpleNamespace(expect=lambda *_: None))
+    assert len(seen.value.args[0]) == 8
+    assert not set(seen.value.args[0]) & set(course.scenes)

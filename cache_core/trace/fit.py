@@ -48,7 +48,7 @@ class Plan:
     error: float
     exams: Mapping[int, float] = field(default_factory=dict)
     mixing: Mapping[int, Array] = field(default_factory=dict, compare=False)  # [bands, channels, anchors + 1, channels]
-    memo: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # what was made of it, where it is used
+    memo: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # made of it where it is used
 
     def mixed(self, step: int, channels: int) -> Array | None:
         """The mixing at a step of a latent with so many channels; one of another number goes by the weights alone."""

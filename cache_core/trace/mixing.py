@@ -128,7 +128,7 @@ def answer(parts: Sequence[Tensor], made: Tensor, levels: Sequence[Level]) -> Te
     """What anchors and latent, `parts` of [B, C, (F,) H, W], make by a `table`: each band by its own weights, and mixing, joined."""
     shape = parts[0].shape
     if made.shape[1] == len(parts):  # of all channels alike
-        return join((made @ torch.stack(list(parts)).view(len(parts), -1)).view(-1, *shape), levels)
+        return join((made @ torch.stack(list(parts)).reshape(len(parts), -1)).view(-1, *shape), levels)
     seen = torch.cat(list(parts), 1).flatten(2)
     return join((made @ seen).reshape(shape[0], -1, *shape[1:]).transpose(0, 1), levels)
 
