@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -45,10 +46,9 @@ def test_a_skip_branch_is_fitted_on_prompts_that_are_not_held_out(monkeypatch, t
 
     monkeypatch.setattr(contest.Course, "sampled", sampled)
     course = make_course("flux", 8, 8)
+    options, bar = Namespace(model="flux", batch=8, steps=2, file=tmp_path / "x.safetensors"), SimpleNamespace(expect=lambda *_: None)
+    make = partial(skip_making.fit, options) if command else partial(skip.learned, course, DEFAULTS["flux"], bar)
     with pytest.raises(Seen) as seen:
-        if command:
-            skip_making.fit(Namespace(model="flux", batch=8, steps=2, file=tmp_path / "x.safetensors"))
-        else:
-            skip.learned(course, DEFAULTS["flux"], SimpleNamespace(expect=lambda *_: None))
+        make()
     assert len(seen.value.args[0]) == 8
     assert not set(seen.value.args[0]) & set(course.scenes)

@@ -1,7 +1,7 @@
 """A latent's coarse and fine parts: projections onto means over square blocks of pixels, which are orthogonal and nested.
 
-A block of a clip may span frames too. What bands along time gain is measured by `./encore bench ablations --model wan`, and it is
-nothing (docs/trace.md), so LEVELS are those of a single frame.
+A block of a clip may span frames too. Bands along time made no forecast better (docs/notes.md; `./encore bench ablations --model wan`
+has a row of them), so LEVELS are those of a single frame.
 """
 
 from collections.abc import Sequence
