@@ -5,8 +5,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .graph import filled, inserted, link
 from .paths import WORKFLOWS
-from .workflow import Info, inputs, is_widget, options
+from .workflow import Info
 
 FAMILIES = ("flux", "wan")
 REDUCTIONS = {"flux": 1.9, "wan": 1.7}  # of the schedules that ship, for which the alignments were made
@@ -38,7 +39,7 @@ def document(base: Mapping[str, Any], family: str, object_info: Info) -> dict[st
     """The before/after workflow `base` with the nodes of Block Caching for its cached branch."""
     made = copy.deepcopy(dict(base))
     cache = next(node for node in made["nodes"] if node["type"] == "EncoreApply")
-    cache |= _filled(object_info[CACHE], {"alignment_file": f"demo-{family}-fit"}, cache["inputs"])
+    cache |= filled(object_info[CACHE], {"alignment_file": f"demo-{family}-fit"}, cache["inputs"])
     cache |= {"type": CACHE, "size": [320, 260], "properties": {"Node name for S&R": CACHE}}
     for node in made["nodes"]:
         if node["type"] == "MarkdownNote":
@@ -49,52 +50,17 @@ def document(base: Mapping[str, Any], family: str, object_info: Info) -> dict[st
     row = next(group for group in made["groups"] if group["title"] == "Encore 2x")
     row["title"] = "Block Caching"
     x, top = row["bounding"][0], row["bounding"][1] + row["bounding"][3] + 40
-    schedule = _node(made, SCHEDULE, (x + 20, top + 60, 320, 330))
-    schedule |= _filled(object_info[SCHEDULE], {"file": f"demo-{family}", "macs_reduction": REDUCTIONS[family]}, [])
+    schedule = inserted(made, SCHEDULE, (x + 20, top + 60, 320, 330))
+    schedule |= filled(object_info[SCHEDULE], {"file": f"demo-{family}", "macs_reduction": REDUCTIONS[family]}, [])
     names, kinds = object_info[SCHEDULE]["output_name"], object_info[SCHEDULE]["output"]
     schedule["outputs"] = [{"name": name, "type": kind, "links": None} for name, kind in zip(names, kinds, strict=True)]
-    _link(made, schedule, "schedule", cache, "schedule")
+    link(made, schedule, "schedule", cache, "schedule")
     for n, plot in enumerate(("profile_plot", "plot")):
-        preview = _node(made, "PreviewImage", (x + 390 + 390 * n, top + 60, 360, 420))
+        preview = inserted(made, "PreviewImage", (x + 390 + 390 * n, top + 60, 360, 420))
         preview["inputs"] = [{"name": "images", "type": "IMAGE", "link": None}]
-        _link(made, schedule, plot, preview, "images")
+        link(made, schedule, plot, preview, "images")
     place = [x, top, 1160, 500]
     made["groups"].append(
         {"id": len(made["groups"]) + 1, "title": "Profile and schedule", "bounding": place, "color": row["color"], "flags": {}}
     )
     return made
-
-
-def _filled(info: Mapping[str, Any], given: Mapping[str, Any], linked: list[dict[str, Any]]) -> dict[str, Any]:
-    """Inputs and widget values of a node; sockets in `linked` keep their links."""
-    links = {entry["name"]: entry.get("link") for entry in linked}
-    entries, values = [], []
-    for name, spec, _ in inputs(info["input"], info.get("input_order")):
-        kind = spec[0] if isinstance(spec[0], str) else "COMBO"
-        entry: dict[str, Any] = {"name": name, "type": kind}
-        if is_widget(spec):
-            entry |= {"widget": {"name": name}}
-            values.append(given.get(name, options(spec).get("default")))
-        entries.append(entry | {"link": links.get(name)})
-    return {"inputs": entries, "widgets_values": values}
-
-
-def _node(made: dict[str, Any], kind: str, place: tuple[int, int, int, int]) -> dict[str, Any]:
-    """A new node at x, y of a width and height, without inputs and outputs yet."""
-    made["last_node_id"] += 1
-    node: dict[str, Any] = {"id": made["last_node_id"], "type": kind, "pos": list(place[:2]), "size": list(place[2:]), "flags": {}}
-    node |= {"order": len(made["nodes"]), "mode": 0, "inputs": [], "outputs": []}
-    node |= {"properties": {"Node name for S&R": kind}, "widgets_values": []}
-    made["nodes"].append(node)
-    return node
-
-
-def _link(made: dict[str, Any], source: dict[str, Any], output: str, target: dict[str, Any], name: str) -> None:
-    """Link a named output to a named input."""
-    made["last_link_id"] += 1
-    slot = [given["name"] for given in source["outputs"]].index(output)
-    into = [given["name"] for given in target["inputs"]].index(name)
-    kind = source["outputs"][slot]["type"]
-    made["links"].append([made["last_link_id"], source["id"], slot, target["id"], into, kind])
-    source["outputs"][slot]["links"] = [*(source["outputs"][slot]["links"] or []), made["last_link_id"]]
-    target["inputs"][into]["link"] = made["last_link_id"]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .workflow import Info, inputs, is_widget
+from .workflow import Info, inputs, is_widget, options
 
 Place = tuple[int, int, int, int]  # x, y, width, height
 Output = tuple[int, str]  # a node's number and the name of its output
@@ -80,3 +80,38 @@ class Graph:
         choices = spec[0] if isinstance(spec[0], list) else told.get("options", [""])
         first = choices[0] if choices else ""
         return told.get("default", first["key"] if isinstance(first, Mapping) else first)
+
+
+def filled(info: Mapping[str, Any], given: Mapping[str, Any], linked: list[dict[str, Any]]) -> dict[str, Any]:
+    """Inputs and widget values of a node; sockets in `linked` keep their links."""
+    links = {entry["name"]: entry.get("link") for entry in linked}
+    entries, values = [], []
+    for name, spec, _ in inputs(info["input"], info.get("input_order")):
+        kind = spec[0] if isinstance(spec[0], str) else "COMBO"
+        entry: dict[str, Any] = {"name": name, "type": kind}
+        if is_widget(spec):
+            entry |= {"widget": {"name": name}}
+            values.append(given.get(name, options(spec).get("default")))
+        entries.append(entry | {"link": links.get(name)})
+    return {"inputs": entries, "widgets_values": values}
+
+
+def inserted(made: dict[str, Any], kind: str, place: tuple[int, int, int, int]) -> dict[str, Any]:
+    """A new node at x, y of a width and height, without inputs and outputs yet."""
+    made["last_node_id"] += 1
+    node: dict[str, Any] = {"id": made["last_node_id"], "type": kind, "pos": list(place[:2]), "size": list(place[2:]), "flags": {}}
+    node |= {"order": len(made["nodes"]), "mode": 0, "inputs": [], "outputs": []}
+    node |= {"properties": {"Node name for S&R": kind}, "widgets_values": []}
+    made["nodes"].append(node)
+    return node
+
+
+def link(made: dict[str, Any], source: dict[str, Any], output: str, target: dict[str, Any], name: str) -> None:
+    """Link a named output to a named input."""
+    made["last_link_id"] += 1
+    slot = [given["name"] for given in source["outputs"]].index(output)
+    into = [given["name"] for given in target["inputs"]].index(name)
+    kind = source["outputs"][slot]["type"]
+    made["links"].append([made["last_link_id"], source["id"], slot, target["id"], into, kind])
+    source["outputs"][slot]["links"] = [*(source["outputs"][slot]["links"] or []), made["last_link_id"]]
+    target["inputs"][into]["link"] = made["last_link_id"]

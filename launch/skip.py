@@ -22,6 +22,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank", type=int, default=0, metavar="N", help="train: rank of the LoRAs of the second stage (default 0: the first)"
     )
+    parser.add_argument("--rate", type=float, default=1e-3, metavar="X", help="train: learning rate (default 0.001)")
+    parser.add_argument(
+        "--checkpointed", action="store_true", help="train: keep each block's input alone and compute it again; less memory"
+    )
+    parser.add_argument("--losses", type=Path, metavar="FILE.png", help="train: also draw the losses")
     parser.add_argument("--start", type=Path, metavar="FILE", help="train: branches of an earlier stage to start from")
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="train: also draw how features change, without and with branches")
     parser.add_argument("--threads", type=count, metavar="N", help="processor threads (default PyTorch's)")
@@ -29,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def skip(host: Host, options: argparse.Namespace) -> int:
     """Make the file that `options` name."""
-    for path in (options.file, options.figure):
+    for path in (options.file, options.figure, options.losses):
         if path and not path.resolve().parent.is_dir():
             raise LaunchError(f"{path} cannot be written: its folder does not exist. Make it, or name another")
     pack = load_pack(host)

@@ -1,4 +1,4 @@
-"""Writes a before/after workflow for each method node, the demo workflow with it in place of Encore; those of `pairs`, Block Caching's.
+"""Writes a before/after workflow for each method node, the demo workflow with it in place of Encore; `pairs`, Block Caching, branches.
 
 python -m launch.templates http://127.0.0.1:8188     # a running ComfyUI that has this pack
 """
@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from . import blockcache_workflows, pairs
+from . import blockcache_workflows, pairs, skip_workflows
 from .paths import WORKFLOWS
 from .workflow import Info, inputs, is_widget, options
 
@@ -38,7 +38,11 @@ def documents(object_info: Info) -> Iterator[tuple[str, dict[str, Any]]]:
         if info["category"] == CATEGORY or node_id in BESIDES:
             family = "wan" if node_id in ON_WAN else "flux"
             base = json.loads((WORKFLOWS / f"demo_{family}_before_after.json").read_text(encoding="utf-8"))
-            yield f"{slug(info)}_demo", document(base, node_id, info)
+            made = document(base, node_id, info)
+            yield f"{slug(info)}_demo", made
+            if node_id == skip_workflows.CACHE:
+                for name, other in skip_workflows.documents(object_info, made):
+                    yield name, other | {"id": str(uuid.uuid5(PLACE, name))}
     for name, graph in pairs.graphs(object_info):
         yield name, graph.document(str(uuid.uuid5(PLACE, name)))
     for name, made in blockcache_workflows.documents(object_info):

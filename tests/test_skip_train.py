@@ -5,7 +5,7 @@ from itertools import pairwise
 import folder_paths
 import pytest
 import torch
-from host_models import BLOCKS, make, prompt, sample
+from host_models import BLOCKS, LATENT, make, prompt, sample
 from pack.cache_core import CacheError
 from pack.cache_core.skip.landscape import Landscape, surveying
 from pack.nodes.adapters import host, reports
@@ -13,13 +13,11 @@ from pack.nodes.skip import files
 from pack.nodes.skip.branches import EncoreSkipBranches, EncoreSkipFit
 from pack.nodes.skip.cache import EncoreSkipCache
 from pack.nodes.skip.model import EncoreClassLabel, EncoreClipFrames, numbers
-from pack.nodes.skip.train import EncoreSkipTrain
 from safetensors.torch import load_file
+from skip_runs import train
 
 pytestmark = pytest.mark.host
 SAMPLING = {"seed": 0, "steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
-TRAINING = {"steps": 6, "batch": 2, "learning_rate": 1e-2, "start": "new", "rank": 0, "checkpointing": True, "bfloat16": False, "seed": 0}
-SHAPES = {"flux": (16, 8, 8), "wan": (16, 3, 8, 8)}
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +30,6 @@ def own_folder(monkeypatch, tmp_path):
     monkeypatch.setattr(files, "OWN", tmp_path / "skip")
     monkeypatch.setattr(folder_paths, "get_folder_paths", lambda kind: [str(tmp_path / kind)])
     return tmp_path
-
-
-def material(family, count=4):
-    return {"samples": torch.randn(count, *SHAPES[family], generator=torch.Generator().manual_seed(5))}
-
-
-def train(model, family, name="mine", **changed):
-    captions = [prompt(5, 20 + n)[0] for n in range(4)]
-    given = {**TRAINING, "positive": captions, "negative": prompt(5, 12), "latents": material(family), "name": name, **changed}
-    return EncoreSkipTrain.execute(model, **given).args
 
 
 def node(kind, *args, **kwargs):
@@ -108,7 +96,7 @@ def test_wrong_material_is_refused_in_words(models):
 
 
 def test_the_fit_node_writes_a_branch_that_the_cache_node_mends_with(models):
-    given = {"positive": prompt(5, 11), "negative": prompt(5, 12), "latent_image": {"samples": torch.zeros(1, *SHAPES["wan"])}}
+    given = {"positive": prompt(5, 11), "negative": prompt(5, 12), "latent_image": {"samples": torch.zeros(1, *LATENT["wan"])}}
     name, summary = EncoreSkipFit.execute(models["wan"], **given, n=2, blocks=1, samplings=2, name="fit", **SAMPLING).args
     assert name == "fit"
     assert "squared error" in summary

@@ -18,7 +18,7 @@ import folder_paths
 import pytest
 from comfyui_version import __version__
 from pack.demo.world import MOTIONS, SIDE, parse
-from pack.launch import blockcache_workflows, templates
+from pack.launch import blockcache_workflows, skip_workflows, templates
 from pack.launch.server import Server, serving
 from pack.launch.setup import Host
 from pack.launch.validate import validate
@@ -32,6 +32,7 @@ DOCUMENTS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in
 DEMOS = {"demo_flux_before_after": 4, "demo_wan_before_after": 5}  # pictures that a branch saves
 METHODS = {f"{templates.slug({'display_name': node.title})}_demo": node.node_id for node in nodes.METHODS}
 METHODS |= {"encore_skip_cache_demo": "EncoreSkipCache", "trace_demo": "EncoreTrace"}
+METHODS |= dict.fromkeys((skip_workflows.FLUX, skip_workflows.DIT), skip_workflows.CACHE)
 METHODS |= {blockcache_workflows.name_of(family): blockcache_workflows.CACHE for family in blockcache_workflows.FAMILIES}
 PAIRS = {"code_demo", "wan22_relay"}  # of two models on one picture
 OLDER = __version__.split(".") < ["0", "30"]
@@ -275,3 +276,10 @@ def test_a_method_runs_and_its_report_compares_what_it_reused(name: str, method_
     assert not (nothing and name.removesuffix("_demo") in FIXED), "it reuses by the step, whatever the picture"
     (carrier,) = _nodes(name, METHODS[name])
     assert [event["run"] for event in live if event["node"] == str(carrier["id"])] == [run]
+
+
+@pytest.mark.parametrize("name", ["encore_skip_cache_demo", skip_workflows.FLUX, skip_workflows.DIT])
+def test_the_branches_that_ship_are_of_the_demo_models_they_are_on(name: str, method_runs: dict[str, Any]) -> None:
+    history, _ = method_runs[name]
+    (content,) = _outputs(name, history, "EncoreReport")[0]["encore_report"]
+    assert content["run"]["notes"] == []

@@ -44,14 +44,16 @@ def skip_cache(
     within: tuple[float, float] = (0.0, 1.0),
     levels: tuple[float, float] = (0.0, float("inf")),
     predictor: Predictor | None = None,
+    deep: int | None = None,
 ) -> Recipe:
     """Skip-Cache (arXiv:2411.17616, section 3.3): one whole evaluation in `every`; in the others the first and the last `keep` blocks.
 
-    What enters the last `keep` blocks is that of the last whole evaluation, or what `predictor` makes of it, and the branches
-    join it to the fresh output of the first ones. All is computed outside of the fractions `within` of the steps and of the noise
-    `levels`, low and high; the authors' N2-700-50 is every 2 within the levels 0.05 to 0.7 of a model of rectified flow.
+    `deep` is the number of the last ones, where that is another. What enters them is that of the last whole evaluation, or what
+    `predictor` makes of it, and the branches join it to the fresh output of the first ones. All is computed outside of the fractions
+    `within` of the steps and of the noise `levels`, low and high; the authors' N2-700-50 is every 2 within the levels 0.05 to 0.7 of a
+    model of rectified flow.
     """
     policy = Within(Cadence(every), *within, *levels)
     target = Target.RESIDUAL if isinstance(predictor, Bridged) else Target.OUTPUT
     source = "arXiv:2411.17616"
-    return Recipe(policy, predictor or Hold(), Site.STACK, target, name="Skip-Cache", source=source, head=keep, tail=keep)
+    return Recipe(policy, predictor or Hold(), Site.STACK, target, name="Skip-Cache", source=source, head=keep, tail=deep or keep)

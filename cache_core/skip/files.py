@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import CacheError
 from .branch import Branch
 from .checkpoint import ours, published, read
+from .lora import LoRA, exported
 
-TRAINED, FITTED = "branches", "fitted branch"  # what a file says that it holds
+TRAINED, FITTED, LORA = "branches", "fitted branch", "skip lora"  # what a file says that it holds
 
 
 def save(made: nn.ModuleList, path: Path, about: Mapping[str, Any]) -> None:
@@ -28,6 +30,27 @@ def save(made: nn.ModuleList, path: Path, about: Mapping[str, Any]) -> None:
 def save_fitted(matrix: Tensor, path: Path, about: Mapping[str, Any]) -> None:
     """Write the matrix of a branch that was fitted in closed form."""
     write({"matrix": matrix.cpu().contiguous()}, path, {"encore": FITTED, "about": json.dumps(about)})
+
+
+def save_lora(made: Mapping[str, LoRA], path: Path, about: Mapping[str, Any]) -> None:
+    """Write the LoRAs of a second stage as hosts load them, under the file's own name and with what is known `about` them."""
+    write(exported(dict(made)), path, {"encore": LORA, "name": path.stem, "about": json.dumps(about)})
+
+
+def claim_lora(path: Path) -> None:
+    """Raise CacheError where `save_lora` would replace a file that it did not write itself under this name."""
+    if not path.exists():
+        return
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except SafetensorError:
+        header = {}
+    if (header.get("encore"), header.get("name")) != (LORA, path.stem):
+        raise CacheError(
+            f"The LoRA would replace {path.parent.name}/{path.name}, which no training of this name wrote. Choose another name, or move "
+            "that file away."
+        )
 
 
 def load_fitted(path: Path) -> tuple[Tensor, dict[str, Any]]:

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,19 @@ from ..errors import CacheError
 
 CLIP = 0.1  # largest norm of the gradient, as in the authors' code
 KIND = "skip training"
+STEP = "step"  # of the optimiser's state the number that stays on the processor
 
 
 @dataclass(slots=True)
 class Training:
-    """What is trained, by name, with its optimiser (AdamW without decay, as published) and the losses so far."""
+    """What is trained, by name, with its optimiser (AdamW without decay, as published) and the losses so far.
+
+    `about` tells the model that it is trained on: what was saved of another one is not gone on from.
+    """
 
     parts: Mapping[str, nn.Module]
     rate: float = 1e-4
+    about: Mapping[str, str] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     optimiser: torch.optim.Optimizer = field(init=False)
 
@@ -43,9 +48,16 @@ class Training:
             raise CacheError(f"The loss is {value} at step {len(self.losses)}. Train with a learning rate below {self.rate:g}.")
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._parameters(), CLIP)
+        self._follow()
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.losses.append(value)
+
+    def _follow(self) -> None:
+        """Bring the optimiser's state to its parameters: a host may have moved them since it was made or loaded."""
+        for parameter, state in self.optimiser.state.items():
+            moved = {key: value.to(parameter.device) for key, value in state.items() if key != STEP}
+            state.update(moved)
 
     def finish(self) -> None:
         """Back to what is only used."""
@@ -59,16 +71,21 @@ class Training:
             tensors |= {f"optimiser:{index}:{key}": torch.as_tensor(value).cpu() for key, value in state.items()}
         tensors["losses:"] = torch.tensor(self.losses, dtype=torch.float64)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part_file, header = path.with_suffix(".part"), {"encore": KIND, "parts": json.dumps([*self.parts])}
+        header = {"encore": KIND, "parts": json.dumps([*self.parts]), "about": json.dumps(dict(self.about))}
+        part_file = path.with_suffix(".part")
         save_file({key: value.contiguous() for key, value in tensors.items()}, part_file, header)
         os.replace(part_file, path)
 
     def load(self, path: Path) -> None:
-        """Go on from what `save` wrote. Raises CacheError for a training of other parts."""
+        """Go on from what `save` wrote. Raises CacheError for a training of other parts, of another model or of other shapes."""
         with safe_open(path, "pt") as file:
             tensors, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        if header.get("encore") != KIND or json.loads(header["parts"]) != [*self.parts]:
-            raise CacheError(f"{path.name} holds a training of something else. Choose another name, or delete that file to start anew.")
+        for what, found, expected in self._compared(tensors, header):
+            if found != expected:
+                raise CacheError(
+                    f"{path.name} holds a training of something else; {what}: found {found}, expected {expected}. "
+                    f"Choose another name, or delete {path.name} to start anew."
+                )
         for name, part in self.parts.items():
             part.load_state_dict({key.removeprefix(f"{name}:"): value for key, value in tensors.items() if key.startswith(f"{name}:")})
         state: dict[int, dict[str, Any]] = {}
@@ -78,3 +95,15 @@ class Training:
                 state.setdefault(int(index), {})[field_name] = value
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.losses = tensors["losses:"].tolist()
+
+    def _compared(self, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Iterator[tuple[str, Any, Any]]:
+        """What must be the same of a saved training and of this one: its name, as found and as expected. Older files tell no model."""
+        yield "the kind of file", header.get("encore"), KIND
+        yield "what is trained", json.loads(header["parts"]), [*self.parts]
+        told = json.loads(header.get("about", "{}"))
+        for key, value in self.about.items():
+            yield f"the model's {key}", told.get(key, value), value
+        ours = {f"{name}:{key}": list(value.shape) for name, part in self.parts.items() for key, value in part.state_dict().items()}
+        theirs = {key: list(value.shape) for key, value in tensors.items() if key.split(":")[0] in self.parts}
+        for key in sorted(ours.keys() | theirs.keys()):
+            yield f"the shape of {key}", theirs.get(key, "none"), ours.get(key, "none")

@@ -56,7 +56,8 @@ def _training(pupil: Training, checkpointed: bool) -> Call:
         network = executor.class_obj
         with differentiable(network):
             args, kwargs = tuple(map(ordinary, args)), {key: ordinary(value) for key, value in kwargs.items()}
-            prediction: Tensor = with_patches(executor, args, kwargs, copying(network, checkpointed), {})
+            with checkpointing(network, checkpointed):
+                prediction: Tensor = with_patches(executor, args, kwargs, copying(network), {})
 
             def teacher() -> Any:
                 with torch.no_grad():
@@ -102,30 +103,57 @@ def _round(patch: Patch, inner: Patch | None) -> Patch:
     return lambda args, extra: patch(args, {**extra, "original_block": lambda given: inner(given, extra)})
 
 
-def copying(network: nn.Module, checkpointed: bool) -> dict[BlockKey, Patch]:
-    """A patch for each block that hands it copies of its tokens; if `checkpointed`, they alone are kept for the backward pass."""
+def copying(network: nn.Module) -> dict[BlockKey, Patch]:
+    """A patch for each block that hands it copies of its tokens."""
     blocks = _blocks(network)
 
     def patch(key: BlockKey) -> Patch:
         def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
-            names = blocks.names(key)
-            if not any(args[name].requires_grad for name in names):
-                out: Mapping[str, Any] = extra["original_block"](args)
-                return out
-
-            def copied(*tokens: Tensor) -> tuple[Tensor, ...]:
-                with _snapshots(network):
-                    copies = {name: part.clone() for name, part in zip(names, tokens, strict=True)}
-                    found = extra["original_block"]({**args, **copies})
-                return tuple(found[name] for name in names)
-
-            tokens = [args[name] for name in names]
-            parts = checkpoint(copied, *tokens, use_reentrant=True, preserve_rng_state=False) if checkpointed else copied(*tokens)
-            return dict(zip(names, parts, strict=True))
+            tokens = {name: args[name] for name in blocks.names(key)}
+            if any(part.requires_grad for part in tokens.values()):
+                args = {**args, **{name: part.clone() for name, part in tokens.items()}}
+            out: Mapping[str, Any] = extra["original_block"](args)
+            return out
 
         return run_block
 
     return {key: patch(key) for key in blocks.keys(network)}
+
+
+@contextmanager
+def checkpointing(network: nn.Module, wanted: bool) -> Iterator[None]:
+    """If `wanted`, each block keeps its input alone for the backward pass, which computes it again; for calls made meanwhile.
+
+    It is the block itself that is computed again, not the host's way to it: that one has moved on to the last block by then.
+    """
+    blocks = _blocks(network)
+    modules = [blocks.block(network, key) for key in blocks.keys(network)] if wanted else []
+    for module in modules:
+        module.forward = _checkpointed(network, module.forward)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+def _checkpointed(network: nn.Module, forward: Call) -> Call:
+    def called(*args: Any, **kwargs: Any) -> Any:
+        values, names = [*args, *kwargs.values()], list(kwargs)
+        places = [n for n, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
+        if not places:
+            return forward(*args, **kwargs)
+
+        def again(*given: Tensor) -> Any:
+            with _snapshots(network):
+                told = [value.clone() if isinstance(value, Tensor) else value for value in values]  # a block may write into them
+                for n, value in zip(places, given, strict=True):
+                    told[n] = value.clone()
+                return forward(*told[: len(args)], **dict(zip(names, told[len(args) :], strict=True)))
+
+        return checkpoint(again, *[values[n] for n in places], use_reentrant=True, preserve_rng_state=False)
+
+    return called
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Skip branches on the host's models: laid over the block patches of one call at a time, as caches are, and inside of those."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -17,11 +17,13 @@ from .families import BlockArgs, BlockKey, Blocks, blocks_of
 from .host import meter_of
 
 KIND = WrappersMP.DIFFUSION_MODEL
+UNREAD = "A cache held blocks that skip branches read, so some blocks ran without their branch. Encore Skip Cache keeps both ends."
 
 
-def attach_branches(model: Any, made: nn.ModuleList) -> Any:
+def attach_branches(model: Any, made: nn.ModuleList, notes: Sequence[str] = ()) -> Any:
     """A clone of `model` (ModelPatcher) with a branch at each deep block, in place of any attached before.
 
+    The `notes` go into the report of every sampling that a cache of ours is on. Raises RecipeError for branches of other blocks.
     Block b of L reads the output of block L - 1 - b. Flux counts its double blocks first and then the single ones: a double
     block's tokens are text and picture in one sequence, the order that single blocks have them in.
     """
@@ -34,7 +36,7 @@ def attach_branches(model: Any, made: nn.ModuleList) -> Any:
     caches = list(model.get_wrappers(KIND, options.KEY))
     for key in (options.BRANCHES, options.KEY):
         model.remove_wrappers_with_key(KIND, key)
-    for key, wrapper in ((options.BRANCHES, _overlay), *((options.KEY, cache) for cache in caches)):
+    for key, wrapper in ((options.BRANCHES, _overlay(notes)), *((options.KEY, cache) for cache in caches)):
         model.add_wrapper_with_key(KIND, key, wrapper)  # the first is the outermost: a cache's patches run round the branches'
     return model
 
@@ -63,22 +65,32 @@ def _check(network: Any, made: nn.ModuleList) -> None:
         )
 
 
-def _overlay(executor: Any, *args: Any, **kwargs: Any) -> Any:
+def _overlay(notes: Sequence[str]) -> Callable[..., Any]:
     """Wrapper of one pass through the network: the branches' patches over those that are there."""
-    passed = options.transformer_options(args, kwargs)
-    made, blocks = options.branches_of(passed), blocks_of(executor.class_obj)
-    if made is None or blocks is None:
-        return executor(*args, **kwargs)
-    replace = passed.get("patches_replace", {})
-    existing = replace.get("dit", {})
-    laid = {**existing, **patches(blocks, executor.class_obj, made, existing)}
-    return options.call_with(executor, args, kwargs, passed, {"patches_replace": {**replace, "dit": laid}})
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        passed = options.transformer_options(args, kwargs)
+        made, blocks, run = options.branches_of(passed), blocks_of(executor.class_obj), options.run_of(passed)
+        if made is None or blocks is None:
+            return executor(*args, **kwargs)
+        tell: Callable[[str], None] = (lambda text: None) if run is None else run.ledger.note
+        for note in notes:
+            tell(note)
+        replace = passed.get("patches_replace", {})
+        existing = replace.get("dit", {})
+        laid = {**existing, **patches(blocks, executor.class_obj, made, existing, tell)}
+        return options.call_with(executor, args, kwargs, passed, {"patches_replace": {**replace, "dit": laid}})
+
+    return wrapper
 
 
-def patches(blocks: Blocks, network: Any, made: nn.ModuleList, existing: Mapping[BlockKey, Patch]) -> dict[BlockKey, Patch]:
+def patches(
+    blocks: Blocks, network: Any, made: nn.ModuleList, existing: Mapping[BlockKey, Patch], tell: Callable[[str], None]
+) -> dict[BlockKey, Patch]:
     """A patch for each block of one call; a patch already there is run inside ours.
 
-    Where a shallow block was left out by a cache, there is nothing fresh to read, and its partner's input stays as it is.
+    Where a shallow block was left out by a cache, there is nothing fresh to read, and its partner's input stays as it is; `tell` gets
+    a note of it.
     """
     keys, meter = blocks.keys(network), meter_of(network)
     outputs: dict[int, Tensor] = {}
@@ -88,7 +100,10 @@ def patches(blocks: Blocks, network: Any, made: nn.ModuleList, existing: Mapping
 
         def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
             run: Callable[[BlockArgs], Mapping[str, Any]] = (lambda given: inner(given, extra)) if inner else extra["original_block"]
-            if partner(index, len(keys)) in outputs:
+            other = partner(index, len(keys))
+            if other is not None and other not in outputs:
+                tell(UNREAD)
+            elif other is not None:
                 x = blocks.tokens(args, key)
                 args = blocks.place(args, key, fused(made, index, len(keys), x, outputs))
                 _count(meter, x)

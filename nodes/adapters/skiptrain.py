@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.sd
+import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
@@ -17,7 +20,7 @@ from ...cache_core.skip.lora import LoRA, laid, loras
 from ...cache_core.skip.train import Training
 from . import options
 from .families import blocks_of
-from .lessons import copying, differentiable, ordinary, with_patches
+from .lessons import checkpointing, copying, differentiable, ordinary, with_patches
 from .skips import attach_branches
 
 KEY = "encore skip lesson"
@@ -94,6 +97,11 @@ def pupil(model: Any, branches: nn.ModuleList, rank: int, checkpointed: bool, ha
     return Pupil(taught, branches, {name: lora.to(model.load_device) for name, lora in made.items()}, half)
 
 
+def with_lora(model: Any, file: Path) -> Any:
+    """A clone of `model` (ModelPatcher) with the LoRAs of a file at full strength, as the host loads them."""
+    return comfy.sd.load_lora_for_models(model, None, comfy.utils.load_torch_file(str(file), safe_load=True), 1.0, 0.0)[0]
+
+
 def learn(pupil: Pupil, training: Training, material: Material, rows: Sequence[int], seed: int) -> None:
     """One step on these rows of the material, at noise levels drawn by `seed`; rectified flow's loss, the model's own for others."""
     latents, condition = material.batch(rows)
@@ -132,6 +140,7 @@ def _lesson(checkpointed: bool) -> Callable[..., Any]:
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         args, kwargs = tuple(map(ordinary, args)), {key: ordinary(value) for key, value in kwargs.items()}
-        return with_patches(executor, args, kwargs, copying(executor.class_obj, checkpointed), {options.KEY: None})
+        with checkpointing(executor.class_obj, checkpointed):
+            return with_patches(executor, args, kwargs, copying(executor.class_obj), {options.KEY: None})
 
     return wrapper

@@ -1,5 +1,6 @@
 """Encore Skip Branches and Encore Skip Fit: branches on a model that was trained without them, and the one in closed form."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.ops
@@ -9,7 +10,7 @@ from comfy_api.latest import io
 from ...cache_core.skip import files
 from ...cache_core.skip.branch import branches
 from ...cache_core.skip.fit import Sums, gathering
-from ..adapters.calibrate import Sampling, about
+from ..adapters.calibrate import Sampling, about, fingerprint
 from ..adapters.host import attach
 from ..adapters.skips import attach_branches, layout_of
 from ..blockcache.profile import sampling_inputs, source_inputs
@@ -49,15 +50,25 @@ class EncoreSkipBranches(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, branches: str) -> io.NodeOutput:
-        return io.NodeOutput(attach_branches(model, branches_of(model, branches)))
+        return io.NodeOutput(attach_branches(model, *branches_of(model, branches)))
 
 
-def branches_of(model: Any, name: str) -> Any:
-    """The branches of this name, or new ones for `model`, with layers that follow the model's device and dtype."""
+def branches_of(model: Any, name: str) -> tuple[Any, Sequence[str]]:
+    """The branches of this name, or new ones for `model`, with layers that follow its device and dtype; notes where they are another's.
+
+    Other LoRAs are none: those that were trained with the branches are on the model beside them.
+    """
     if name == UNTRAINED:
         total, width = layout_of(model.model.diffusion_model)
-        return branches(total, width, added=True, layers=comfy.ops.manual_cast)
-    return files.load(find(BRANCHES, name), comfy.ops.manual_cast)[0]
+        return branches(total, width, added=True, layers=comfy.ops.manual_cast), ()
+    made, told = files.load(find(BRANCHES, name), comfy.ops.manual_cast)
+    return made, mismatch(model, f"branches {name!r} were trained", {key: value for key, value in told.items() if key != "patches"})
+
+
+def mismatch(model: Any, made: str, told: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note for the report where what was `made` is told to be of another model than this one (ModelPatcher); none otherwise."""
+    other = [key for key, value in fingerprint(model).items() if told.get(key, value) != value]
+    return (f"The {made} on another model: it differs in {', '.join(other)}.",) if other else ()
 
 
 class EncoreSkipFit(io.ComfyNode):
@@ -100,7 +111,7 @@ class EncoreSkipFit(io.ComfyNode):
         for number in range(samplings):
             sampling.run(attach(model, gathering(sums, n, blocks)), seed + number, number, bar)
         matrix = sums.solve()
-        told = {**about(sampling), "n": n, "blocks": blocks, "explained": round(sums.explained(matrix), 4)}
+        told = {**about(sampling), "steps": sampling.steps, "n": n, "blocks": blocks, "explained": round(sums.explained(matrix), 4)}
         files.save_fitted(matrix, path, told)
         summary = f"{path.name}: takes away {100 * told['explained']:.0f} % of the squared error of a held residual on "
         f"{samplings} samplings."

@@ -15,12 +15,11 @@ from ...cache_core import CacheError
 from ...cache_core.skip import files
 from ...cache_core.skip.branch import branches
 from ...cache_core.skip.landscape import Landscape, surveying
-from ...cache_core.skip.lora import exported
 from ...cache_core.skip.train import Training
 from ..adapters.calibrate import Sampling, fingerprint
 from ..adapters.host import attach
 from ..adapters.skips import attach_branches, layout_of
-from ..adapters.skiptrain import Material, Pupil, learn, pupil
+from ..adapters.skiptrain import Material, Pupil, learn, pupil, with_lora
 from .files import BRANCHES, find, names, place_for
 from .plots import landscape_plot, loss_plot
 
@@ -46,7 +45,9 @@ class EncoreSkipTrain(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the branches on it; the LoRA is a file of its own."),
                 io.Image.Output(display_name="loss", tooltip="The loss over all steps."),
-                io.Image.Output(display_name="landscape", tooltip="How much features change from step to step, without and with branches."),
+                io.Image.Output(
+                    display_name="landscape", tooltip="How much features change from step to step, without and with what was trained."
+                ),
                 io.String.Output(display_name="summary", tooltip="The last losses, and the mean change of features before and after."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -88,7 +89,10 @@ class EncoreSkipTrain(io.ComfyNode):
             io.Boolean.Input("bfloat16", default=True, tooltip="Products in bfloat16; what is trained stays in float32."),
             io.Int.Input("seed", default=0, min=0, max=2**63, tooltip="Of noise, noise levels and the order of latents."),
             io.String.Input(
-                "name", default="my-model", tooltip="Name of the file in models/encore/skip/branches; a LoRA goes to models/loras."
+                "name",
+                default="my-model",
+                tooltip="Name of the file in models/encore/skip/branches. One of that name is replaced. A LoRA goes to models/loras under "
+                "the same name, and replaces none there but its own.",
             ),
         ]
 
@@ -101,10 +105,10 @@ class EncoreSkipTrain(io.ComfyNode):
         plan = Plan(steps, batch, learning_rate, given["rank"], given["checkpointing"], given["bfloat16"], seed)
         path = place_for(BRANCHES, name)
         losses = train(model, material, plan, given["start"], path, loras)
-        with_branches = attach_branches(model, files.load(path, comfy.ops.manual_cast)[0])
-        maps = [survey(each, material, seed) for each in (model, with_branches)]
+        with_branches, titles = trained(model, path), ("without branches", f"with branches{' and LoRA' if plan.rank else ''}")
+        maps = [survey(each, material, seed) for each in (model, trained(model, path, loras) if plan.rank else with_branches)]
         summary = words(path.name, losses, maps)
-        plots = loss_plot(losses, f"{name}: loss"), landscape_plot(maps[0], maps[1], ("without branches", "with branches"))
+        plots = loss_plot(losses, f"{name}: loss"), landscape_plot(maps[0], maps[1], titles)
         return io.NodeOutput(with_branches, *plots, summary, ui={"text": [summary]})
 
 
@@ -122,26 +126,38 @@ class Plan:
 
 
 def train(model: Any, material: Material, plan: Plan, start: str, path: Path, lora: Path) -> list[float]:
-    """Train branches, and LoRAs if the plan says so, into these files, on from the state beside `path`; all losses so far."""
-    state = path.with_suffix(".training")
+    """Train branches, and LoRAs if the plan says so, into these files, on from the state beside `path`; all losses so far.
+
+    Raises CacheError, before anything is trained, where the state is of another model or the LoRA would replace a file not its own.
+    """
+    state, about = path.with_suffix(".training"), fingerprint(model)
+    if plan.rank:
+        files.claim_lora(lora)
     with torch.inference_mode(False):
         made = _started(model, start)
         taught = pupil(model, made, plan.rank, plan.checkpointed, plan.half)
-        training = Training(taught.parts, plan.rate)
+        training = Training(taught.parts, plan.rate, about)
         if state.exists():
             training.load(state)
         _train(taught, training, material, plan, state)
         training.finish()
-    files.save(made, path, {**fingerprint(model), "steps": len(training.losses), "rank": plan.rank})
+    told = {**about, "steps": len(training.losses), "rank": plan.rank}
+    files.save(made, path, told)
     if taught.adapters:
-        files.write(exported(dict(taught.adapters)), lora, {})
+        files.save_lora(taught.adapters, lora, told)
     return training.losses
 
 
+def trained(model: Any, path: Path, lora: Path | None = None) -> Any:
+    """A clone of `model` (ModelPatcher) with what `train` wrote: the branches of `path`, and the LoRAs of `lora` if they are wanted."""
+    branched = attach_branches(model, files.load(path, comfy.ops.manual_cast)[0])
+    return branched if lora is None else with_lora(branched, lora)
+
+
 def words(name: str, losses: list[float], maps: list[torch.Tensor]) -> str:
-    """A training for people; `maps` are the landscapes without and with branches."""
+    """A training for people; `maps` [blocks, steps - 1] are the landscapes without and with what was trained."""
     tail, means = losses[-50:], [float(found.mean()) for found in maps]
-    change = f"features change by {means[0]:.4g} a step without branches, {means[1]:.4g} with them"
+    change = f"features change by {means[0]:.4g} a step without what was trained, {means[1]:.4g} with it"
     return f"{name}: {len(losses)} steps, loss {sum(tail) / len(tail):.4g}; {change}."
 
 
