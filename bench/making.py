@@ -1,5 +1,6 @@
 """`./encore blockcache`: Block Caching's files of a demo model, from prompts that no benchmark reports on."""
 
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -17,14 +18,15 @@ from ..cache_core.blockcache.profile import load as load_profile
 from ..cache_core.blockcache.schedule import load as load_schedule
 from ..cache_core.blockcache.weigh import TRIALS
 from ..demo import codec
-from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, load_model, sample
+from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, conditions, load_model, sample
 from ..demo.train import STATE
 from ..demo.world import FRAMES, SIDE, Scene, draw_scene
-from ..nodes.adapters.analysis import SITES, analysed
-from ..nodes.adapters.blockcache import Measurement, student, weighed
+from ..nodes.adapters.analysis import analysed, samplings
+from ..nodes.adapters.blockcache import Measurement, cost, student, weighed
 from ..nodes.adapters.calibrate import fingerprint
 from ..nodes.adapters.lessons import Lesson
 from ..nodes.blockcache.analysis_plot import analysis_plot
+from ..nodes.blockcache.plots import loss_plot
 from .contest import weights
 from .output import write
 
@@ -49,6 +51,7 @@ class Order:
     steps: int = 50
     batch: int = 8
     half: bool = False  # products in bfloat16 while an alignment is trained
+    checkpointed: bool = False  # and each block computed again in the backward pass
     folder: Path = SHIPPED
 
     @property
@@ -115,12 +118,15 @@ def make_profile(order: Order, model: Any) -> str:
 
 def measure(order: Order, model: Any, trajectories: int, branches: bool = False) -> Profile:
     """A profile of `model`, a batch at a time."""
-    measurement, scenes = Measurement(order.name, branches), order.scenes(trajectories, 0)
+    measurement, scenes = Measurement(order.name, model, branches), order.scenes(trajectories, 0)
     groups = [scenes[start : start + order.batch] for start in range(0, trajectories, order.batch)]
+    positive, _, latent = conditions(order.family, groups[0], order.setting)
+    told = cost(measurement, latent.shape, trajectories, order.steps, positive, order.setting.cfg)
+    print(f"{order.name}, profile: {told}", flush=True)
     with tqdm(total=len(groups) * len(measurement.sites) * order.steps, desc="profile", unit="step", disable=None) as bar:
         for number, group in enumerate(groups):
             for site in measurement.sites:
-                with measurement.through(model, site, order.about(model)) as watched:
+                with measurement.through(site, order.about(model)) as watched:
                     order.sample(watched, group, number, bar)
     return measurement.profile()
 
@@ -155,17 +161,19 @@ def fit(order: Order, model: Any, schedule: BlockSchedule) -> Alignment:
 def make_training(order: Order, model: Any) -> str:
     """The alignment trained as published; goes on from where a training of this schedule was stopped."""
     schedule, state = load_schedule(order.path("schedules")), STATE / f"blockcache-{order.name}.safetensors"
-    pupil = Training(schedule.cached, schedule=schedule.digest)
+    pupil = Training(schedule.cached, schedule=schedule.digest, model=fingerprint(model))
     if state.exists():
         pupil.load(state)
     found = train(order, model, schedule, pupil, state)
-    found.save(order.path("alignments", "-train"))
+    path = order.path("alignments", "-train")
+    found.save(path)
+    draw(loss_plot(pupil.losses, f"{path.stem}: loss"), path.with_suffix(".png"))
     return f"{words(found)} Loss {pupil.losses[0]:.3g} to {pupil.losses[-1]:.3g}"
 
 
 def train(order: Order, model: Any, schedule: BlockSchedule, pupil: Training, state: Path) -> Alignment:
     """Roll-outs up to the wanted number, the state saved after each; their prompts depend on the number alone."""
-    taught = student(model, schedule, Lesson(pupil, schedule.cached, checkpointed=False))
+    taught = student(model, schedule, Lesson(pupil, schedule.cached, order.checkpointed))
     with tqdm(total=(order.iterations - pupil.rollouts) * order.steps + order.trials, desc="train", unit="step", disable=None) as bar:
         while pupil.rollouts < order.iterations:
             began, number = time.perf_counter(), 2000 + pupil.rollouts
@@ -183,17 +191,24 @@ def make_analysis(order: Order, model: Any) -> str:
     side = SIDE // codec.BLOCK
     shape = [order.batch, 16, *([FRAMES] if order.family == "wan" else []), side, side]
     groups = -(-order.trajectories // order.batch)
-    with tqdm(total=groups * len(SITES) * order.steps, desc="analysis", unit="step", disable=None) as bar:
+    with tqdm(total=groups * samplings(model) * order.steps, desc="analysis", unit="step", disable=None) as bar:
 
         def run(watched: Any, number: int) -> None:
             order.sample(watched, order.scenes(order.batch, 3000 + number), number, bar)
 
         found = analysed(order.name, model, shape, run, groups, order.about(model))
-    pixels = (255 * analysis_plot(found)[0]).round().byte().numpy()
     picture = (DOCS if order.folder == SHIPPED else order.folder) / f"analysis_{order.family}.png"
-    Image.fromarray(pixels).save(picture, optimize=True)
+    draw(analysis_plot(found), picture)
     write(picture.with_suffix(".json"), {"model": order.name, "trajectories": found.profile.trajectories, **found.numbers()})
-    return f"{found.profile.trajectories} trajectories, {picture.name} and {picture.with_suffix('.json').name}"
+    told = f"{found.profile.trajectories} trajectories, {picture.name} and {picture.with_suffix('.json').name}"
+    return ". ".join((told, *found.notes))
+
+
+def draw(picture: Tensor, path: Path) -> None:
+    """Write a picture [1, H, W, 3] in 0..1 to `path`, a PNG, whole or not at all."""
+    part = path.with_suffix(".part")
+    Image.fromarray((255 * picture[0]).round().byte().numpy()).save(part, "PNG", optimize=True)
+    os.replace(part, path)
 
 
 def words(found: Alignment) -> str:

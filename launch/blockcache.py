@@ -28,6 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=count, metavar="N", help=text)
     parser.add_argument("--reduction", type=float, metavar="X", help="times fewer multiply-accumulates of the schedule (default 1.9)")
     parser.add_argument("--bf16", action="store_true", dest="half", help="train with products in bfloat16")
+    words = "train with each block's input alone kept, and the block computed again: slower, a fraction of the memory"
+    parser.add_argument("--checkpointed", action="store_true", help=words)
     parser.add_argument("--folder", type=Path, help="where the files go and are looked for (default: those that ship, demo/blockcache)")
 
 
@@ -40,7 +42,7 @@ def blockcache(host: Host, options: argparse.Namespace) -> int:
 
         torch.set_num_threads(options.threads)
     making = importlib.import_module(f"{load_pack(host)}.bench.making")
-    names = ("trajectories", "rollouts", "iterations", "weighing", "steps", "batch", "reduction", "half", "folder")
+    names = ("trajectories", "rollouts", "iterations", "weighing", "steps", "batch", "reduction", "half", "checkpointed", "folder")
     given = {name: getattr(options, name) for name in names if getattr(options, name)}
     code: int = making.make(WHAT if options.what == "all" else (options.what,), making.Order(options.model, **given))
     return code

@@ -25,7 +25,7 @@ def sampling(model, family, batch=1, cfg=1.0):
 
 def measured(model, family, trajectories=1, branches=False, **kwargs):
     with torch.inference_mode():
-        return profiled(sampling(model, family, **kwargs), Measurement("tiny", branches), trajectories, seed=1)
+        return profiled(sampling(model, family, **kwargs), Measurement("tiny", model, branches), trajectories, 1, Bar())
 
 
 def flat(blocks=3, steps=10, changes=None, macs=None):

@@ -169,6 +169,32 @@ class TestTraining:
         with pytest.raises(CacheError, match="training of another schedule"):
             Training(plan.cached, schedule="b").load(tmp_path / "t.training")
 
+    def test_a_loaded_training_goes_where_what_it_aligns_is(self, model, family, plan, tmp_path):
+        path = tmp_path / "t.training"
+        self.trained(model, family, plan, Training(plan.cached), [1]).save(path)
+        pupil, held = Training(plan.cached), torch.ones(1, 4, 128)
+        pupil.load(path)
+        before = pupil.layers
+        pupil.align(plan.cached[0], 0.5, held, held)
+        assert pupil.layers is before, "nothing moves on one device"
+        found = pupil.align(plan.cached[0], 0.5, held.to("meta"), held.to("meta"))
+        (state,) = pupil._optimiser.state_dict()["state"].values()
+        tensors = [found, pupil.layers, pupil.average, state["exp_avg"], state["exp_avg_sq"]]
+        assert {tensor.device.type for tensor in tensors} == {"meta"}
+        assert pupil._optimiser.param_groups[0]["params"][0] is pupil.layers
+        assert pupil.layers.requires_grad
+        assert float(state["step"]) == 1.0
+
+    def test_a_training_of_another_model_is_refused(self, model, family, plan, tmp_path):
+        path, ours = tmp_path / "t.training", {"network": "Flux", "weights": "a"}
+        self.trained(model, family, plan, Training(plan.cached, model=ours), [1]).save(path)
+        with pytest.raises(CacheError, match=r"t\.training holds .* another model: it differs in weights\. Choose another"):
+            Training(plan.cached, model=ours | {"weights": "b"}).load(path)
+        for same in (ours, None):
+            pupil = Training(plan.cached, model=same)
+            pupil.load(path)
+            assert pupil.rollouts == 1
+
     def test_a_loss_that_is_no_number_ends_it(self):
         with pytest.raises(CacheError, match="learning rate below"):
             Training((0,)).learn(torch.tensor([float("inf")], requires_grad=True), lambda: torch.zeros(1))

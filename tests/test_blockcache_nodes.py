@@ -1,6 +1,7 @@
 """Block Caching's nodes and the analysis, run as the server runs them: in inference mode, from file to file."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -26,7 +27,8 @@ SAMPLING = {"seed": 1, "steps": STEPS, "cfg": 3.0, "sampler_name": "euler", "sch
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "OWN", tmp_path)
-    monkeypatch.setattr(nodes.EncoreBlockCache, "hidden", SimpleNamespace(unique_id=None), raising=False)
+    for node in (nodes.EncoreBlockCache, nodes.EncoreBlockProfile):
+        monkeypatch.setattr(node, "hidden", SimpleNamespace(unique_id=None), raising=False)
     return tmp_path
 
 
@@ -92,6 +94,10 @@ def test_a_training_goes_on_and_a_stopped_one_is_kept(models, folder, monkeypatc
     assert load_alignment(folder / "alignments" / "t.safetensors").about["rollouts"] == 1
     nodes.EncoreBlockAlignTrain.execute(**source, iterations=3, **settings)
     assert load_alignment(folder / "alignments" / "t.safetensors").about["rollouts"] == 3
+    other = models["wan"].clone()
+    other.patches = {"blocks.0.ffn.0.weight": [(0.5, ("diff", (torch.zeros(2, 2),)), 1.0, None, None)]}
+    with pytest.raises(CacheError, match=r"t\.training holds the training of another model: it differs in patches"):
+        nodes.EncoreBlockAlignTrain.execute(**source | {"model": other}, iterations=4, **settings)
 
 
 def test_what_does_not_fit_is_told(models):
@@ -116,8 +122,8 @@ class TestAnalysis:
         plot, text = nodes.EncoreAnalysis.execute(**given(models, family, batch=2), trajectories=2).result
         assert is_picture(plot)
         found = json.loads(text)
-        kinds = {"attention", "mlp"} if family == "flux" else {"attention", "cross-attention", "mlp"}
-        assert {name.split(maxsplit=2)[2] for name in found["places"] if name.count(" ") > 1} == kinds
+        kinds = {"attention", "attention + mlp"} if family == "flux" else {"attention", "cross-attention"}
+        assert {name.split(maxsplit=2)[2] for name in found["places"] if name.count(" ") > 1} == kinds | {"mlp"}
         assert all(row["change"] > 0 and row["due_to_step"] <= 1 for row in found["places"].values())
         assert set(found["outputs"]) == {"latent", "prediction", "negative", "difference"}
         assert set(found["probes"]) == {"latent", "first block", "middle block", "modulated input"}
@@ -125,31 +131,32 @@ class TestAnalysis:
         assert found["tokens"]["least"] <= 1 <= found["tokens"]["most"]
         assert sum(found["tokens"]["frames"]) == pytest.approx(len(found["tokens"]["frames"]), rel=1e-3)
 
-    def observed(self, residuals, grid):
-        redundancy = Redundancy(grid)
+    def observed(self, residuals, grid, text):
+        redundancy, picture = Redundancy(grid, text), torch.zeros(1, math.prod(grid), 2)
         redundancy.begin()
         schedule = Schedule(tuple(1 - n / len(residuals) for n in range(len(residuals) + 1)))
         for n, new in enumerate(residuals):
-            seen = Observation(Step(schedule, schedule.sigmas[n], n), None, 0, n, place=Place(0))
+            seen = Observation(Step(schedule, schedule.sigmas[n], n), None, 0, n, picture, place=Place(0))
             redundancy.look(seen, new, residuals[n - 1] if n else None)
         return redundancy
 
-    def test_places_channels_and_bands_are_told_apart(self):
+    @pytest.mark.parametrize("text", ["before", "after"])
+    def test_places_channels_and_bands_are_told_apart(self, text):
         rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
         smooth, checks = torch.ones(64), ((rows + columns) % 2 * 2.0 - 1).flatten()
-        text = torch.randn(1, 3, 2)
+        words = torch.randn(1, 3, 2)
 
         def tokens(a, b, corner=0.0):
             picture = torch.stack([a * smooth, b * checks], -1)[None].clone()
             picture[0, 0] += corner
-            return torch.cat([text, picture], 1)
+            return torch.cat([words, picture] if text == "before" else [picture, words], 1)
 
-        found = self.observed([tokens(1, 1), tokens(2, 1), tokens(2, 1)], (1, 8, 8))
+        found = self.observed([tokens(1, 1), tokens(2, 1), tokens(2, 1)], (1, 8, 8), text)
         assert found.channels()[0].tolist() == pytest.approx([2.0, 0.0])
         bands = found.bands(3)[0]
         assert bands[1].tolist() == pytest.approx([0.25, 0.0, 0.0, 0.0], abs=1e-6)
         assert bands[2].tolist() == [0.0] * 4
-        place = self.observed([tokens(1, 1), tokens(1, 1, 5.0)], (1, 8, 8)).tokens()
+        place = self.observed([tokens(1, 1), tokens(1, 1, 5.0)], (1, 8, 8), text).tokens()
         assert place.shape == (1, 1, 8, 8)
         assert place[0, 0].argmax() == 0
         assert place[0, 0].flatten()[1:].abs().max() == 0

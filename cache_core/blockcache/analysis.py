@@ -7,11 +7,12 @@ for. Nothing is kept of them but such sums. Changes of whole tensors are Eq 6 of
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ..errors import CacheError
 from ..types import Observation
 from .profile import Changes, Profile, relative_change
 
@@ -19,14 +20,16 @@ BANDS = 4  # rings of equal width in the plane of spatial frequencies, the lowes
 
 
 class Redundancy:
-    """What the residuals of blocks show; `grid` are the picture's frames, rows and columns of tokens, the last ones of a block's.
+    """What the residuals of blocks show; `grid` are the picture's frames, rows and columns of tokens.
 
-    A text stream of fewer tokens is left out. If the policy was shown a probe, its change is noted too.
+    `text` says where among a block's tokens those of a text are, before or after the picture's; where there is none, the grid's are
+    the last ones. Reference pictures that follow a picture which has a text are left out. If the policy was shown a probe, its
+    change is noted too.
     """
 
-    def __init__(self, grid: tuple[int, int, int]) -> None:
+    def __init__(self, grid: tuple[int, int, int], text: Literal["before", "after"] | None = None) -> None:
         self.changes = Changes()
-        self._grid = grid
+        self._grid, self._text = grid, text
         self._rings = rings(grid[1], grid[2])
         self._sums: dict[tuple[str, int], Tensor] = {}
         self._bands: dict[tuple[int, int], Tensor] = {}
@@ -40,15 +43,20 @@ class Redundancy:
         return self.changes
 
     def look(self, seen: Observation, new: Tensor, old: Tensor | None) -> None:
-        """A residual `new` [B, L, D] and the one before it, if any."""
+        """A residual `new` [B, L, D] and the one before it, if any; `seen.x` are the picture's tokens among the L.
+
+        Raises CacheError if they are fewer than the grid's. What comes from outside of the network is left out.
+        """
         self.changes.look(seen, new, old)
-        assert seen.place is not None
-        block, count = seen.place.index, self._grid[0] * self._grid[1] * self._grid[2]
+        if seen.place is None:
+            return
+        block = seen.place.index
         if block == 0 and seen.probe is not None:
             self._probe(seen)
-        if old is None or new.shape[1] < count or seen.place.branch is not None:
+        if old is None or seen.place.branch is not None:
             return
-        gap, whole = ((part[:, -count:]).float() for part in (new - old.to(new.device), new))
+        rows = self._picture(seen, new.shape[1])
+        gap, whole = (part[:, rows].float() for part in (new - old.to(new.device), new))
         for name, axes in (("tokens", (0, 2)), ("channels", (0, 1))):
             self._add(self._sums, (name, block), torch.stack([part.square().sum(axes) for part in (gap, whole)]))
         self._add(self._bands, (block, seen.step.index), torch.stack([self._energies(part) for part in (gap, whole)]))
@@ -74,6 +82,18 @@ class Redundancy:
         """Change of the probe, [trajectories, steps], at step 0 zero; of the first condition. None if none was shown."""
         found = [torch.stack(rows, 1) for rows in self._probes if rows]
         return torch.cat(found) if found else None
+
+    def _picture(self, seen: Observation, total: int) -> slice:
+        """Where among all `total` tokens of a block the grid's are."""
+        assert seen.x is not None
+        shown, count = seen.x.shape[1], self._grid[0] * self._grid[1] * self._grid[2]
+        if shown < count:
+            raise CacheError(
+                f"A block has {shown} tokens of the picture, and {' x '.join(map(str, self._grid))} were expected of this latent. "
+                "Analyse without nodes that cut the latent or its tokens into parts, such as context windows."
+            )
+        first = {"before": total - shown, "after": 0, None: total - count}[self._text]
+        return slice(first, first + count)
 
     def _probe(self, seen: Observation) -> None:
         """Note how far the probe moved since the last step; of several conditions the first to come counts."""
@@ -123,7 +143,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Findings:
-    """All that an analysis found. `outputs` and `probes` are changes [trajectories, steps] by name."""
+    """All that an analysis found. `outputs` and `probes` are changes [trajectories, steps] by name; `notes` say what is missing."""
 
     profile: Profile
     tokens: Tensor
@@ -131,13 +151,14 @@ class Findings:
     bands: Tensor
     outputs: Mapping[str, Tensor]
     probes: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
 
     def numbers(self) -> dict[str, Any]:
         """The figures in words that JSON has: of each place, of bands and channels, of conditions, of probes."""
         profile = self.profile
         rows = zip(profile.places, profile.changes.unbind(1), strict=True)
         places = {
-            f"block {place.index}" + (f" {place.branch.value}" if place.branch else ""): {
+            f"block {place.index} {profile.branch(place)}".strip(): {
                 "change": float(row[:, 1:].mean()),
                 "due_to_step": explained(row[:, 1:]),
             }
@@ -156,16 +177,17 @@ class Findings:
             "channels_for_half": float((most < 0.5).float().mean()),
             "outputs": {name: float(row[:, 1:].mean()) for name, row in self.outputs.items()},
             "probes": probes,
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
-def findings(profile: Profile, inner: Redundancy, outputs: Sequence[Mapping[str, Tensor]]) -> Findings:
+def findings(profile: Profile, inner: Redundancy, outputs: Sequence[Mapping[str, Tensor]], notes: Sequence[str] = ()) -> Findings:
     """Everything together; the first block's residual and that of the block in the middle are probes too."""
     joint = {name: torch.cat([part[name] for part in outputs]) for name in outputs[0]}
     probes = {"latent": joint["latent"], "first block": profile.changes[:, 0], "middle block": profile.changes[:, profile.blocks // 2]}
     shown = inner.probes()
     probes |= {} if shown is None else {"modulated input": shown}
-    return Findings(profile, inner.tokens(), inner.channels(), inner.bands(profile.steps), joint, probes)
+    return Findings(profile, inner.tokens(), inner.channels(), inner.bands(profile.steps), joint, probes, tuple(notes))
 
 
 def rings(height: int, width: int) -> Tensor:

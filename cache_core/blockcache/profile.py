@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CacheError
-from ..types import Observation, Place, Schedule
+from ..types import Branch, Observation, Place, Schedule
 from . import file
 
 KIND = "block profile"
@@ -20,7 +20,8 @@ class Profile:
     """Relative changes of the residuals at `places` (blocks first, then branches) between the steps of one schedule.
 
     `changes` [trajectories, places, steps] is Eq 6, at step 0 zero. `macs` are the multiply-accumulates of each place in one
-    evaluation, `whole` those of the evaluation; 0 where they could not be counted. `about` says what was sampled.
+    evaluation, `whole` those of the evaluation; 0 where they could not be counted. `about` says what was sampled. The blocks
+    `joint` make attention and MLP in one: what stands at their attention is of both.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Profile:
     macs: tuple[int, ...]
     whole: int
     about: Mapping[str, Any] = field(default_factory=dict)
+    joint: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -56,6 +58,11 @@ class Profile:
         """Standard deviation over trajectories, [places, steps]; 0 of a single one."""
         return self.changes.std(0, correction=1 if self.trajectories > 1 else 0)
 
+    def branch(self, place: Place) -> str:
+        """What a branch is called, "" for a block."""
+        both = place.branch is Branch.ATTENTION and place.index in self.joint
+        return f"{Branch.ATTENTION.value} + {Branch.MLP.value}" if both else place.branch.value if place.branch else ""
+
     def first(self, count: int) -> "Profile":
         """The profile of the first `count` trajectories alone."""
         return replace(self, changes=self.changes[:count])
@@ -76,16 +83,16 @@ class Profile:
     def save(self, path: Path) -> None:
         """Write it to `path`."""
         header = {"name": self.name, "sigmas": self.sigmas, "macs": self.macs, "whole": self.whole, "about": dict(self.about)}
-        file.write(path, KIND, {"changes": self.changes}, header | {"places": [file.place_words(place) for place in self.places]})
+        places = {"places": [file.place_words(place) for place in self.places], "joint": self.joint}
+        file.write(path, KIND, {"changes": self.changes}, header | places)
 
 
 def load(path: Path) -> Profile:
     """Read what `Profile.save` wrote. Raises CacheError for anything else."""
     tensors, header = file.read(path, KIND)
     places = tuple(file.place_of(words) for words in header["places"])
-    return Profile(
-        header["name"], places, tensors["changes"], tuple(header["sigmas"]), tuple(header["macs"]), header["whole"], header["about"]
-    )
+    sigmas, macs, joint = (tuple(header.get(name, ())) for name in ("sigmas", "macs", "joint"))  # older files have no `joint`
+    return Profile(header["name"], places, tensors["changes"], sigmas, macs, header["whole"], header["about"], joint)
 
 
 class Changes:
@@ -100,8 +107,12 @@ class Changes:
         self._schedule: Schedule | None = None
 
     def look(self, seen: Observation, new: Tensor, old: Tensor | None) -> None:
-        """A residual `new` [B, ...] and the one before it, if any; a sampler's later evaluations within a step are added up."""
-        assert seen.place is not None, "measured inside the network"
+        """A residual `new` [B, ...] and the one before it, if any; a sampler's later evaluations within a step are added up.
+
+        What comes from outside of the network, of a sampling that had to leave it, is no residual and left out.
+        """
+        if seen.place is None:
+            return
         self._schedule, place, index = seen.step.schedule, seen.place, seen.step.index
         gap = _norms(new - old.to(new.device)) if old is not None else torch.zeros(len(new), device=new.device)
         found = torch.stack([gap, _norms(new)])

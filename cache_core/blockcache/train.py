@@ -37,13 +37,15 @@ def embedding(sigma: float, width: int = EMBEDDED) -> Tensor:
 class Training:
     """The layers of the cached `blocks`, their optimiser, and the losses so far; `schedule` is the digest of theirs.
 
+    `model` says in words which model is trained; empty, any model's training may go on.
+
     `layers` [blocks, 2, C, EMBEDDED + 1] hold weight and bias, and are made when the first residual shows its width C; `average`
-    [same] is theirs so far. Saved and loaded whole, so a stopped training goes on. `rollouts` are the finished ones, `seconds` what
-    they took.
+    [same] is theirs so far. Saved and loaded whole, so a stopped training goes on, on the device of what it aligns. `rollouts` are
+    the finished ones, `seconds` what they took.
     """
 
-    def __init__(self, blocks: Sequence[int], rate: float = RATE, schedule: str = "") -> None:
-        self.blocks, self.rate, self.schedule = tuple(blocks), rate, schedule
+    def __init__(self, blocks: Sequence[int], rate: float = RATE, schedule: str = "", model: Mapping[str, str] | None = None) -> None:
+        self.blocks, self.rate, self.schedule, self.model = tuple(blocks), rate, schedule, dict(model or {})
         self.losses: list[float] = []  # one for each roll-out
         self._seen: list[float] = []
         self.rollouts, self.seconds = 0, 0.0
@@ -56,6 +58,8 @@ class Training:
         if self.layers is None:
             self._start(torch.zeros(len(self.blocks), 2, held.shape[-1], EMBEDDED + 1, device=held.device))
         assert self.layers is not None
+        if self.layers.device != held.device and self.layers.grad is None:  # just loaded
+            self._move(held.device)
         row = self._row(self.layers, block, sigma)
         return apply(held, row[0], row[1])
 
@@ -104,15 +108,21 @@ class Training:
         state = self._optimiser.state_dict()["state"].get(0, {})
         tensors |= {f"optimiser.{key}": torch.as_tensor(value) for key, value in state.items()}
         header = {"blocks": self.blocks, "schedule": self.schedule, "rollouts": self.rollouts, "seconds": self.seconds}
-        file.write(path, KIND, tensors, header)
+        file.write(path, KIND, tensors, header | {"model": self.model})
 
     def load(self, path: Path) -> None:
-        """Go on from what `save` wrote. Raises CacheError for a training of another schedule."""
+        """Go on from what `save` wrote. Raises CacheError for a training of another schedule or another model."""
         tensors, header = file.read(path, KIND)
         if tuple(header["blocks"]) != self.blocks or header["schedule"] != self.schedule:
             raise CacheError(
                 f"{path.name} holds the training of another schedule (blocks {header['blocks']}), and this one caches the blocks "
                 f"{list(self.blocks)}. Choose another name, or delete that file to start anew."
+            )
+        theirs = header.get("model", {})  # older files have none
+        if other := [key for key in theirs if theirs[key] != self.model.get(key, theirs[key])]:
+            raise CacheError(
+                f"{path.name} holds the training of another model: it differs in {', '.join(other)}. Choose another name, or delete "
+                "that file to start anew."
             )
         self.rollouts, self.seconds, self.losses = header["rollouts"], header["seconds"], tensors["losses"].tolist()
         optimiser, self.average = self._start(tensors["layers"]), tensors.get("average", tensors["layers"])  # older files have none
@@ -123,6 +133,14 @@ class Training:
         self.layers = layers.detach().clone().requires_grad_(True)
         self._optimiser = torch.optim.Adam([self.layers], lr=self.rate)
         return self._optimiser
+
+    def _move(self, device: torch.device) -> None:
+        """Take layers, average and what the optimiser knows to a device."""
+        assert self.layers is not None
+        assert self.average is not None
+        assert self._optimiser is not None
+        known, self.average = self._optimiser.state_dict(), self.average.to(device)
+        self._start(self.layers.to(device)).load_state_dict(known)
 
     def _average(self) -> None:
         """Take the layers as they are now into the average."""

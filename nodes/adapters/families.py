@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +84,11 @@ class Blocks:
         before: int = sum([args[name].shape[1] for name in names[: names.index("img")]])
         return slice(before, before + args["img"].shape[1])
 
+    @property
+    def text(self) -> Literal["before", "after"] | None:
+        """Where among all tokens of a block those of a text are, from the picture's; None if blocks do not carry it along."""
+        return None if len(self.parts) == 1 else "before" if self.parts[0] == "txt" else "after"
+
     def embedded(self, network: Any, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         """The time embedding [B, L, D] that Wan projects to its blocks' modulations: TeaCache's probe without ret_steps."""
         from comfy.ldm.wan.model import sinusoidal_embedding_1d
@@ -102,10 +107,27 @@ class Blocks:
             return mixed
         if hasattr(block, "img_norm1"):  # Flux; Flux 2 and Chroma make the modulation of all blocks outside of them
             first, _ = block.img_mod(vec) if getattr(block, "modulation", True) else vec[0]
-            found: Tensor = block.img_norm1(tokens) * (1 + first.scale)
-            return found.add_(first.shift)
+            rows = _rows(args, first.scale.shape[1])
+            found: Tensor = block.img_norm1(tokens) * (1 + first.scale[:, rows])
+            return found.add_(first.shift[:, rows])
         timed: Tensor = vec  # Wan: with ret_steps TeaCache looks at the projected time embedding alone
         return timed
+
+
+def _rows(args: BlockArgs, count: int) -> slice | Tensor:
+    """Which row of a modulation [B, count, D] each of the picture's tokens takes: the only one, or of two its own, [L].
+
+    A second one is of another noise level. HunyuanVideo tells where the first frame is given and clean; in Flux 2 the tokens of
+    reference pictures, behind the picture's own, may be of level 0.
+    """
+    if count == 1:
+        return slice(None)
+    tokens: Tensor = args["img"]
+    rows = torch.zeros(tokens.shape[1], dtype=torch.long, device=tokens.device)
+    given = sum(args.get("transformer_options", {}).get("reference_image_num_tokens", ()))
+    for start, stop, row in args.get("modulation_dims_img") or [(tokens.shape[1] - given, None, 1)]:
+        rows[start:stop] = row
+    return rows
 
 
 NETWORKS = {

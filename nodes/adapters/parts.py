@@ -1,5 +1,6 @@
 """The branches of each family's blocks: which modules make them, and which run for them alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,3 +74,9 @@ def parts_of(network: Any, kind: str, recipe: Recipe) -> tuple[Part, ...]:
         if part.branches <= recipe.branches and new:
             taken.append(part)
     return tuple(taken)
+
+
+def joint_of(network: Any, kinds: Sequence[str], recipe: Recipe) -> tuple[int, ...]:
+    """Which of blocks of these `kinds`, counted in calling order, make several of the recipe's branches in one."""
+    found = {kind: any(len(part.branches) > 1 for part in parts_of(network, kind, recipe)) for kind in kinds}
+    return tuple(index for index, kind in enumerate(kinds) if found[kind])

@@ -15,7 +15,7 @@ from ...cache_core.blockcache.schedule import load as load_schedule
 from ...cache_core.blockcache.train import RATE
 from ...cache_core.blockcache.weigh import TRIALS
 from ..adapters.blockcache import check, student, weighed
-from ..adapters.calibrate import Sampling, about
+from ..adapters.calibrate import Sampling, about, fingerprint
 from ..adapters.lessons import Lesson
 from .cache import ALIGNMENT
 from .files import place_for
@@ -146,7 +146,7 @@ class EncoreBlockAlignTrain(_Align):
         check(sampling.model, known)
         state = path.with_suffix(".training")
         with torch.inference_mode(False):
-            pupil = Training(known.cached, learning_rate, schedule=known.digest)
+            pupil = Training(known.cached, learning_rate, schedule=known.digest, model=fingerprint(sampling.model))
             if state.exists():
                 pupil.load(state)
             taught = student(sampling.model, known, Lesson(pupil, known.cached, checkpointing), placement_of(device))

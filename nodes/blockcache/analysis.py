@@ -6,7 +6,7 @@ from typing import Any
 import comfy.utils
 from comfy_api.latest import io
 
-from ..adapters.analysis import SITES, analysed
+from ..adapters.analysis import analysed, samplings
 from ..adapters.calibrate import Sampling, about
 from .analysis_plot import analysis_plot
 from .profile import sampling_inputs, source_inputs
@@ -27,7 +27,7 @@ class EncoreAnalysis(io.ComfyNode):
             search_aliases=["redundancy", "analysis", "block caching"],
             inputs=[
                 *source_inputs(),
-                io.Int.Input("trajectories", default=4, min=1, max=64, tooltip="Prompts and seeds, 1 to 64, each sampled three times."),
+                io.Int.Input("trajectories", default=4, min=1, max=64, tooltip="Prompts and seeds, 1 to 64, each sampled thrice at most."),
                 *sampling_inputs("Steps of each sampling: as many as you use."),
             ],
             outputs=[
@@ -39,7 +39,7 @@ class EncoreAnalysis(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, latent_image: dict[str, Any], trajectories: int, seed: int, **settings: Any) -> io.NodeOutput:
         sampling = Sampling(model, latent=latent_image, **settings)
-        bar = comfy.utils.ProgressBar(trajectories * len(SITES) * sampling.steps)
+        bar = comfy.utils.ProgressBar(trajectories * samplings(model) * sampling.steps)
         shape = sampling.latent["samples"].shape
         found = analysed(
             type(model.model).__name__,
@@ -49,4 +49,5 @@ class EncoreAnalysis(io.ComfyNode):
             trajectories,
             about(sampling),
         )
-        return io.NodeOutput(analysis_plot(found), json.dumps(found.numbers(), indent=1))
+        shown = {"text": list(found.notes)} if found.notes else None
+        return io.NodeOutput(analysis_plot(found), json.dumps(found.numbers(), indent=1), ui=shown)

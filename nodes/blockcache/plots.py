@@ -40,7 +40,7 @@ def profile_plot(profile: Profile) -> Tensor:
     heading(pen, under, "The same as a map", "brighter: changes more")
     heat(image, mean / top, under + HEAD, each)
     for n, place in enumerate(profile.places):
-        words = f"block {place.index}" if place.branch is None else f"{place.index} {place.branch.value}"
+        words = f"block {place.index}" if place.branch is None else f"{place.index} {profile.branch(place)}"
         _name(pen, words, under + HEAD + n * each, each, n)
     return picture(image)
 

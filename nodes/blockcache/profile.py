@@ -6,10 +6,11 @@ import torch
 from comfy_api.latest import io
 
 from ...cache_core import Placement
-from ..adapters.blockcache import Measurement, forecast_bytes, profiled
+from ..adapters.blockcache import Measurement, cost, profiled
 from ..adapters.calibrate import Sampling
 from .files import place_for
 from .plots import profile_plot
+from .progress import Progress
 
 PROFILE = io.Custom("ENCORE_BLOCK_PROFILE")
 CATEGORY = "encore/block caching"
@@ -79,7 +80,7 @@ class EncoreBlockProfile(io.ComfyNode):
                 io.Boolean.Input(
                     "branches",
                     default=False,
-                    tooltip="Also measure each attention and MLP, for the plot and for study. Every trajectory is sampled twice.",
+                    tooltip="Also measure each attention and MLP in reach, for the plot and for study. All trajectories are sampled twice.",
                 ),
                 device_input(),
                 io.String.Input("name", default="my-model", tooltip="Name of the file in models/encore/blockcache/profiles."),
@@ -89,6 +90,7 @@ class EncoreBlockProfile(io.ComfyNode):
                 io.Image.Output(display_name="plot", tooltip="A curve for each block with its spread, and a map of blocks and steps."),
                 io.String.Output(display_name="summary", tooltip="What it cost, and how far trajectories differ."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -96,14 +98,12 @@ class EncoreBlockProfile(io.ComfyNode):
         cls, model: Any, latent_image: dict[str, Any], trajectories: int, seed: int, branches: bool, device: str, name: str, **settings: Any
     ) -> io.NodeOutput:
         path = place_for("profiles", name)
-        sampling, measurement = Sampling(model, latent=latent_image, **settings), Measurement(name, branches, placement_of(device))
-        text = max((len(cond[0][0]) for cond in settings["positive"]), default=0)
-        kept = forecast_bytes(sampling, measurement, text)
-        rows = trajectories * len(latent_image["samples"]) * len(measurement.sites)
-        cost = f"{rows} uncached samplings of {sampling.steps} steps" + (f", {kept / 2**20:.0f} MiB kept on the {device}" if kept else "")
-        print(f"Encore Block Profile: {cost}", flush=True)
-        profile = profiled(sampling, measurement, trajectories, seed)
+        sampling, measurement = Sampling(model, latent=latent_image, **settings), Measurement(name, model, branches, placement_of(device))
+        latent, total = sampling.start.shape, trajectories * len(measurement.sites) * sampling.steps
+        told = cost(measurement, latent, trajectories * latent[0], sampling.steps, sampling.positive, sampling.cfg)
+        bar = Progress(cls.hidden.unique_id, "Encore Block Profile", told, total)
+        profile = profiled(sampling, measurement, trajectories, seed, bar)
         profile.save(path)
         part = float((profile.spread[:, 1:] / profile.mean[:, 1:].clamp_min(1e-9)).mean())
-        summary = f"{path.name}: {cost}. Spread over trajectories: {100 * part:.0f} % of the mean."
+        summary = " ".join((f"{path.name}: {told}. Spread over trajectories: {100 * part:.0f} % of the mean.", *measurement.notes))
         return io.NodeOutput(profile, profile_plot(profile), summary, ui={"text": [summary]})
