@@ -1,28 +1,24 @@
 """What the node Encore does when a sampling begins: takes the calibration that fits the model, or learns one, or goes without."""
 
-import logging
 import math
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..cache_core import Ledger, Recipe, Schedule, Site
+from ..cache_core import Recipe, Schedule, Site
 from ..cache_core import published as recipes
 from ..cache_core.masks import budget
-from ..cache_core.trace import Calibration, ForQuality, ForSpeed, Shelf, Statistics, Trajectory, calibrated, save, universal
-from ..cache_core.trace.bands import LEVELS
+from ..cache_core.trace import Calibration, ForQuality, ForSpeed, universal
 from . import calibrations
-from .adapters.calibrate import described, fingerprint
+from .adapters.calibrate import fingerprint
 from .adapters.choice import Choice, Situation
 from .adapters.families import family_of
+from .learning import lesson, sliced
 
 NOISY = ("ancestral", "sde", "lcm", "ddpm", "sa_solver")  # parts of the names of solvers that add noise at every step
 NOISIEST = 1.001  # noise level that rectified flow does not exceed
 NEAR = 1.5  # a calibration serves CFG scales up to so many times its own, or smaller
 SPARSE = 6  # computed steps up to which forecasts may be worse than fewer steps (docs/trace.md, at 28 steps)
-LESSONS = 4  # uncached samplings that a calibration is learned from
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +33,24 @@ class Automatic:
 
     def __call__(self, situation: Situation) -> Choice:
         """The recipe for the sampling that begins, and what the report should say about the choice."""
-        if self.error <= 0.0 and self.speed <= 1.0:
-            return Choice(recipes.trace(1.0, universal(), self.site))
+        plain = Choice(recipes.trace(1.0, universal(), self.site)) if self.error <= 0.0 and self.speed <= 1.0 else None
+        if plain is not None and not self.learn:
+            return plain
         reason = unfit(situation)
         if reason is not None:
-            return Choice(recipes.encore(self.speed, family_of(situation.model), self.site), (reason,))
+            return plain or Choice(recipes.encore(self.speed, family_of(situation.model), self.site), (reason,))
         known, note = own(situation)
-        if known is None and self.learn:
-            return lesson(situation)
-        notes = tuple(text for text in (note, disturbed(situation), self._sparse(situation.schedule)) if text)
-        return Choice(self._recipe(known or universal()), notes)
+        taught, why = lesson(situation, lambda: own(situation)[0] is not None) if known is None and self.learn else (None, "")
+        if taught is not None:
+            return taught
+        if plain is not None:
+            return replace(plain, notes=(why,) if why else ())
+        notes = (self._advised(note, situation), why, disturbed(situation), self._sparse(situation.schedule))
+        return Choice(self._recipe(known or universal()), tuple(text for text in notes if text))
+
+    def _advised(self, note: str, situation: Situation) -> str:
+        """A note on a calibration that does not serve, and what to do about it."""
+        return note and note + ("" if self.learn or sliced(situation) else " Calibrate for these settings, or switch learn on.")
 
     def _sparse(self, schedule: Schedule) -> str:
         """A note if the speed leaves so few computed steps that forecasts have little to go by."""
@@ -77,12 +81,18 @@ def disturbed(situation: Situation) -> str:
 
 
 def own(situation: Situation) -> tuple[Calibration | None, str]:
-    """The calibration of this very model that is nearest in CFG and size, and a note if it is not near."""
+    """The calibration of this very model and schedule that is nearest in CFG and size, or why those of the model do not serve.
+
+    On another number of steps or another shift a calibration does worse than the universal one (docs/trace.md).
+    """
     mine = fingerprint(situation.model)
     known = [found for found in calibrations.readable() if all(found.about.get(key) == value for key, value in mine.items())]
     if not known:
         return None, ""
-    best = min(known, key=lambda found: _distance(found.about, situation))
+    fitting = [found for found in known if found.made_for(situation.schedule)]
+    best = min(fitting or known, key=lambda found: _distance(found.about, situation))
+    if not fitting:
+        return None, f"Calibration {best.name!r} was made for {_otherwise(best, situation)}; universal serves."
     far = _distance(best.about, situation)[0]
     if far > math.log(NEAR) + 1e-9:
         return None, f"Calibration {best.name!r} was made at CFG {best.about.get('cfg')}, too far from {situation.cfg:g}; universal serves."
@@ -94,29 +104,9 @@ def _distance(made: Mapping[str, Any], situation: Situation) -> tuple[float, boo
     return abs(math.log(max(situation.cfg, 1e-3) / cfg)), list(made.get("size", ())) != list(situation.shape[2:])
 
 
-def lesson(situation: Situation) -> Choice:
-    """An uncached sampling that is kept; after the last one of LESSONS a calibration is made of them, beside the user's work."""
-    made = described(situation.model, situation.cfg, situation.sampler, situation.shape)
-    name = f"learned-{made['weights']}-cfg{situation.cfg:g}"
-    shelf = Shelf(calibrations.workplace(name), repr((made, situation.schedule.sigmas)))
-    kept = [found for found in (shelf.get(number, LEVELS) for number in range(LESSONS)) if found is not None]
-    into = Trajectory()
-
-    def finish(ledger: Ledger) -> None:
-        if len(into.sigmas) != situation.schedule.total:
-            return
-        shelf.put(len(kept), into, LEVELS, situation.schedule.sigmas[-1])
-        if len(kept) + 1 >= LESSONS:
-            threading.Thread(target=study, args=(shelf, name, made), name="Encore learns").start()
-
-    note = f"Learning from this sampling, {len(kept) + 1} of {LESSONS}, which is computed in full; then Encore knows this model."
-    return Choice(recipes.collect(into), (note,), finish)
-
-
-def study(shelf: Shelf, name: str, made: Mapping[str, Any]) -> None:
-    """Make the calibration of what lies on the shelf, and clear it."""
-    kept = [shelf.get(number, LEVELS) for number in range(LESSONS)]
-    total = reduce(Statistics.and_, [found.statistics for found in kept if found is not None])
-    save(calibrated(name, total, made), calibrations.place_for(name))
-    shelf.clear()
-    logging.info("[Encore] learned %s from %d samplings", name, total.trajectories)
+def _otherwise(made: Calibration, situation: Situation) -> str:
+    """What a calibration of another schedule was made for, in the words of a sampler's widgets."""
+    steps, total = len(made.statistics.sigmas), situation.schedule.total
+    if sliced(situation):
+        return "whole samplings, and this is a part of one"
+    return f"{steps} steps, and these are {total}" if steps != total else "another scheduler or shift"

@@ -9,7 +9,7 @@ from ..cache_core import CacheError, Site
 from ..cache_core.published import trace, trace_to
 from ..cache_core.trace import save
 from . import calibrations
-from .adapters.calibrate import Sampling, bytes_needed, calibrate, mismatch, shelf_of
+from .adapters.calibrate import REHEARSABLE, Sampling, bytes_needed, calibrate, mismatch, shelf_of
 from .adapters.host import attach
 from .cache import error_input, guard_input, site_input, speed_input
 from .live import listener
@@ -73,7 +73,7 @@ class EncoreCalibrate(io.ComfyNode):
             category="encore",
             description="Samples a few times without a cache, with the settings that you use, and writes what TRACE learns from it to "
             "models/encore: some 70 kB, and up to a megabyte for each rehearsed speed, more where a latent has over 16 channels. The file "
-            "serves every speed and other numbers of steps.",
+            "serves every speed.",
             is_output_node=True,
             search_aliases=["calibrate", "trace"],
             inputs=[
@@ -83,28 +83,56 @@ class EncoreCalibrate(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size you use. A batch gives several trajectories at once."),
                 io.Int.Input("trajectories", default=8, min=1, max=64, tooltip="Samplings, 1 to 64. More take longer."),
                 io.Int.Input("seed", default=0, min=0, max=2**63, tooltip="Seed of the first sampling; the others count on from it."),
-                io.Int.Input("steps", default=50, min=8, max=200, tooltip="Steps of each sampling. More than you use does no harm."),
+                io.Int.Input("steps", default=50, min=8, max=200, tooltip="Steps of each sampling, 8 to 200: as many as you use."),
                 io.Float.Input("cfg", default=1.0, min=0.0, max=30.0, step=0.1, tooltip="CFG as in your sampler; 1.0 for Flux dev."),
-                io.Combo.Input("sampler_name", options=Sampling.samplers(), default="euler", tooltip="Euler is right for any use."),
-                io.Combo.Input("scheduler", options=Sampling.schedulers(), default="simple", tooltip="As in your sampler."),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=Sampling.samplers(),
+                    default="euler",
+                    tooltip="Euler is right for any use. With another sampler no speeds are rehearsed.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=Sampling.schedulers(),
+                    default="simple",
+                    tooltip="As in your sampler: Encore takes a calibration for the steps, scheduler and shift that it was made with.",
+                ),
                 io.String.Input(
                     "speeds",
                     default="2, 3",
                     optional=True,
-                    tooltip="Speeds to rehearse, up to 6, with commas between them: at these the forecasts are fitted to what the model "
-                    "really answers, and channels may mix. Each costs six cached samplings of every trajectory, two for "
-                    "each of three masks. "
-                    "On demo-flux that gained 2 dB at 2 and 5 dB at 4, from 48 small pictures (docs/trace.md). Empty: none. Other speeds "
-                    "and numbers of steps are served without.",
+                    tooltip="Speeds to rehearse, up to 6, with commas between them, by the sampler euler alone: at these the forecasts are "
+                    "fitted to what the model really answers, and channels may mix. Each costs six cached samplings of every trajectory, "
+                    "two for each of three masks. On demo-flux that gained 2 dB at 2 and 5 dB at 4, from 48 small pictures "
+                    "(docs/trace.md). Empty: none. Other speeds are served without.",
                 ),
                 io.String.Input("name", default="my-model", tooltip="Name of the file in models/encore. One of that name is replaced."),
+                io.Float.Input(
+                    "minutes",
+                    default=0.0,
+                    min=0.0,
+                    max=600.0,
+                    step=0.5,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Minutes after the samplings, 0 to 600, at which the search for better masks ends with the best found so far. "
+                    "Rehearsals still run. 0: as long as it takes.",
+                ),
             ],
             outputs=[io.String.Output(display_name="name", tooltip="The name, for TRACE.")],
         )
 
     @classmethod
     def execute(
-        cls, model: Any, latent_image: dict[str, Any], trajectories: int, seed: int, name: str, speeds: str = "2", **settings: Any
+        cls,
+        model: Any,
+        latent_image: dict[str, Any],
+        trajectories: int,
+        seed: int,
+        name: str,
+        speeds: str = "2",
+        minutes: float = 0.0,
+        **settings: Any,
     ) -> io.NodeOutput:
         path = calibrations.place_for(name)
         sampling = Sampling(model, latent=latent_image, **settings)
@@ -112,10 +140,12 @@ class EncoreCalibrate(io.ComfyNode):
         needed = bytes_needed(sampling, trajectories) / 2**20
         logging.info("[Encore] %d trajectories take %.0f MiB in %s until the calibration is done", trajectories, needed, path.parent.name)
         shelf = shelf_of(sampling, seed, calibrations.workplace(name))
-        found = calibrate(sampling, name, trajectories, seed, wanted, shelf)
+        found = calibrate(sampling, name, trajectories, seed, wanted, shelf, minutes)
         save(found, path)
         told = [f"{path.name}: {trajectories} trajectories of {sampling.steps} steps"]
         told += [f"computing {len(k.plan.computed)}: expected error {k.plan.error:.4f}" for k in found.plans]
+        if wanted and not sampling.rehearsable:
+            told.append(f"no speed was rehearsed, since that takes the sampler {REHEARSABLE} and this is {sampling.sampler_name}")
         return io.NodeOutput(name, ui={"text": ["; ".join(told)]})
 
 

@@ -1,6 +1,6 @@
 """What the node Encore chooses when a sampling begins, and how it learns a model while one works."""
 
-import threading
+from dataclasses import replace
 
 import host_models
 import pytest
@@ -10,11 +10,11 @@ from pack.cache_core import published as p
 from pack.cache_core.masks import budget
 from pack.cache_core.trace import Trajectory, calibrated, plan, save, universal
 from pack.cache_core.trace.bands import LEVELS
-from pack.nodes import automatic, calibrations
+from pack.nodes import calibrations
 from pack.nodes.adapters.calibrate import described
 from pack.nodes.adapters.choice import Situation
 from pack.nodes.adapters.host import attach
-from pack.nodes.automatic import LESSONS, Automatic
+from pack.nodes.automatic import Automatic
 
 pytestmark = pytest.mark.host
 
@@ -35,10 +35,10 @@ def situation(model, sampler="euler", cfg=1.0, steps=16, top=1.0):
     return Situation(model, Schedule(sigmas), sampler, cfg, (1, *host_models.LATENT["flux"]))
 
 
-def keep(folder, model, name, cfg=1.0, size=None):
-    """A calibration of the model in the folder."""
+def keep(folder, model, name, cfg=1.0, size=None, steps=16):
+    """A calibration of the model on the schedule of a situation, in the folder."""
     into = Trajectory()
-    host_models.sample(attach(model, p.collect(into)), "flux", steps=8)
+    host_models.sample(attach(model, p.collect(into)), "flux", sigmas=torch.tensor(situation(model, steps=steps).schedule.sigmas))
     made = described(model, cfg, "euler", (1, *host_models.LATENT["flux"])) | ({"size": size} if size else {})
     save(calibrated(name, into.statistics(LEVELS, 0.0), made, tries=2), folder / f"{name}.safetensors")
 
@@ -67,12 +67,37 @@ def test_a_calibration_of_this_model_is_found_the_nearest_in_cfg_first(folder, m
     far = Automatic()(situation(model, cfg=7.0))
     assert far.recipe.predictor.planner.calibration is universal()
     assert "'two' was made at CFG 2.0, too far from 7" in far.notes[0]
+    assert far.notes[0].endswith("Calibrate for these settings, or switch learn on.")
 
 
 def test_at_equal_cfg_the_one_of_the_same_size_is_taken(folder, model):
     keep(folder, model, "another", size=[64, 64])
     keep(folder, model, "same")
     assert Automatic()(situation(model)).recipe.predictor.planner.calibration.name == "same"
+
+
+def test_one_of_another_schedule_is_left_alone_and_the_report_says_what_differs(folder, model):
+    keep(folder, model, "sixteen")
+    shifted = tuple(3 * s / (1 + 2 * s) for s in situation(model).schedule.sigmas)
+    others = {
+        "was made for 16 steps, and these are 20; universal serves. Calibrate": situation(model, steps=20),
+        "was made for another scheduler or shift; universal serves. Calibrate": replace(situation(model), schedule=Schedule(shifted)),
+        "was made for whole samplings, and this is a part of one; universal serves.": situation(model, top=0.5),
+    }
+    for words, other in others.items():
+        choice = Automatic()(other)
+        assert choice.recipe.predictor.planner.calibration is universal()
+        assert f"Calibration 'sixteen' {words}" in choice.notes[0]
+    assert "learn on" not in choice.notes[0]  # a part of a sampling cannot be learned
+    nearly = Schedule(tuple(sigma * (1 + 5e-5) for sigma in situation(model).schedule.sigmas))
+    assert Automatic()(replace(situation(model), schedule=nearly)).recipe.predictor.planner.calibration.name == "sixteen"
+
+
+def test_of_several_schedules_the_one_at_hand_is_taken(folder, model):
+    for steps in (12, 16):
+        keep(folder, model, f"of {steps}", steps=steps)
+    chosen = [Automatic()(situation(model, steps=steps)).recipe.predictor.planner.calibration.name for steps in (12, 16)]
+    assert chosen == ["of 12", "of 16"]
 
 
 def test_a_calibration_of_other_weights_or_loras_is_left_alone(folder, model):
@@ -110,32 +135,6 @@ def test_an_error_is_the_goal_where_it_is_given(folder, model):
 def test_speed_1_is_the_uncached_sampling_bit_for_bit(folder, model):
     ours = host_models.sample(attach(model, Automatic(1.0)), "flux", steps=8)
     assert torch.equal(ours, host_models.sample(model, "flux", steps=8))
-
-
-def test_it_learns_from_uncached_samplings_and_then_goes_by_what_it_learned(folder, model, monkeypatch):
-    monkeypatch.setattr(automatic, "calibrated", lambda *args: calibrated(*args, tries=2))
-    ledgers = []
-    attached = attach(model, Automatic(2.0, guarded=False, learn=True), ledgers.append)
-    for seed in range(LESSONS):
-        ours = host_models.sample(attached, "flux", steps=12, seed=seed)
-        assert torch.equal(ours, host_models.sample(model, "flux", steps=12, seed=seed))
-        assert f"{seed + 1} of {LESSONS}" in ledgers[-1].notes[0]
-    for thread in threading.enumerate():
-        if thread.name == "Encore learns":
-            thread.join()
-    (file,) = folder.iterdir()
-    assert file.name.startswith("learned-")
-    host_models.sample(attached, "flux", steps=12, seed=9)
-    assert ledgers[-1].computed == budget(12, 2.0)
-    assert ledgers[-1].source == f"calibration {file.stem}"
-
-
-def test_a_sampling_of_another_schedule_starts_the_lessons_anew(folder, model):
-    ledgers = []
-    attached = attach(model, Automatic(2.0, learn=True), ledgers.append)
-    for steps in (12, 12, 8):
-        host_models.sample(attached, "flux", steps=steps)
-    assert [ledger.notes[0].split(",")[1].strip() for ledger in ledgers] == [f"{n} of {LESSONS}" for n in (1, 2, 1)]
 
 
 def test_the_plan_is_the_one_that_the_ledger_shows(folder, model):

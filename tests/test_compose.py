@@ -115,6 +115,12 @@ def test_a_published_method_can_be_composed():
     assert (recipe.policy, recipe.predictor, recipe.site, recipe.target) == (tea.policy, tea.predictor, tea.site, tea.target)
 
 
+def test_parts_that_are_for_one_place_are_taken_there():
+    velocities = made("Recipe", predictor=pre.AdamsBashforth(), site="cond")
+    blocks = made("Recipe", policy=made("PolicyMagnitude"), predictor=made("PredictorScaled"), site="stack", target="residual")
+    assert (velocities.site, blocks.site) == (Site.COND, Site.STACK)
+
+
 def test_all_sites_and_targets_are_offered():
     options = {given.id: given.options for given in NODES["Recipe"].define_schema().inputs if hasattr(given, "options")}
     assert options["site"] == [site.value for site in Site]
@@ -148,6 +154,11 @@ class TestRefusals:
             ({"predictor": pre.GuidanceBands()}, "Use the site uncond"),
             ({"predictor": pre.GuidanceBands(), "site": "uncond"}, "and the target residual"),
             ({"head": 1}, "Set both to 0 or use the site stack"),
+            ({"predictor": pre.AdamsBashforth(), "site": "stack"}, "adds up velocities.*Use the site guided or cond and the target output"),
+            ({"predictor": pre.Damped(pre.AdamsBashforth(), 0.5), "target": "residual"}, "Use the site guided or cond"),
+            ({"predictor": pre.FrequencySplit(pre.Hold(), pre.Scaled(FLUX_MAGNITUDE))}, "Use the site stack and the target residual"),
+            ({"predictor": pre.Scaled(FLUX_MAGNITUDE), "site": "stack"}, "Use the site stack and the target residual"),
+            ({"policy": pol.AtMost(pol.Magnitude(0.1, (FLUX_MAGNITUDE,)), 2)}, "residual of all blocks.*Use the site stack"),
         ],
     )
     def test_a_combination_that_makes_no_sense_names_the_fix(self, given, fix):

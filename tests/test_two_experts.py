@@ -5,11 +5,16 @@ import torch
 from host_models import LATENT, BlockCalls, make, newest, prompt
 from pack.cache_core import Recipe, Schedule, Site, Target
 from pack.cache_core import published as p
-from pack.cache_core.masks import rescale
+from pack.cache_core.masks import budget, rescale
 from pack.cache_core.policies import Carried, Mask, Never
 from pack.cache_core.predictors import Hold, Lagrange
 from pack.cache_core.tables import WAN_1B_MAGNITUDE, WAN_14B_LEMICA, place
+from pack.cache_core.trace import Trajectory, calibrated, plan, save, universal
+from pack.cache_core.trace.bands import LEVELS
+from pack.nodes import calibrations
 from pack.nodes.adapters import host
+from pack.nodes.adapters.calibrate import described
+from pack.nodes.automatic import Automatic
 from pack.nodes.methods import METHODS
 from recipes import published_methods
 
@@ -119,6 +124,35 @@ def test_a_published_mask_and_curve_are_read_by_noise_level_not_from_their_start
         assert {n for n, letter in enumerate(trace(latent)) if letter == "C"} == rescale(mask, part, 5)
     assert rescale(mask, parts[1], 5) != rescale(mask, Schedule(tuple(1 - n / 10 for n in range(11))), 5)
     assert place(WAN_1B_MAGNITUDE, parts[1], 0) == WAN_1B_MAGNITUDE.step(low[0]) > 10
+
+
+@pytest.mark.parametrize("recipe", [p.trace(2.0, guarded=False), Automatic(2.0, guarded=False)], ids=["TRACE", "Encore"])
+def test_trace_plans_each_half_by_its_own_noise_levels_and_begins_anew_at_the_switch(experts, recipe):
+    high, low = (host.attach(model, recipe) for model in experts)
+    between, last = sample(high, low)
+    sigmas = [[entry.sigma for entry in newest(latent).entries] for latent in (between, last)]
+    for part, latent in zip(((*sigmas[0], sigmas[1][0]), (*sigmas[1], 0.0)), (between, last), strict=True):
+        computed = {n for n, letter in enumerate(trace(latent)) if letter == "C"}
+        assert computed == plan(universal(), Schedule(part), budget(len(part) - 1, 2.0)).computed
+        assert newest(latent).source == "calibration universal"
+        assert newest(latent).notes == [] or "Only 5 of" in newest(latent).notes[0]
+    assert (newest(between).computed, newest(last).computed) == (5, 5)
+    fresh = half(host.attach(experts[1], recipe), {"samples": between}, SWITCH, STEPS, "disable")["samples"]
+    assert torch.equal(last, fresh)
+
+
+def test_neither_half_is_learned_nor_forecast_by_what_an_expert_does_alone(experts, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrations, "OWN", tmp_path)
+    into, high = Trajectory(), experts[0]
+    half(host.attach(high, p.collect(into)), {"samples": torch.zeros(1, *LATENT["wan"])}, 0, STEPS, "enable")
+    made = described(high, 3.0, "euler", (1, *LATENT["wan"]))
+    save(calibrated("alone", into.statistics(LEVELS, 0.0), made, tries=2), tmp_path / "alone.safetensors")
+    between, last = sample(*(host.attach(model, Automatic(2.0, learn=True)) for model in experts))
+    for latent in (between, last):
+        assert newest(latent).source == "calibration universal"
+        assert any("Nothing is learned from a part of a sampling" in note for note in newest(latent).notes)
+    assert "'alone' was made for whole samplings" in newest(between).notes[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["alone.safetensors"]
 
 
 def test_the_blocks_of_both_experts_are_skipped(experts):

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from .statistics import Array, Statistics
 
 FORMAT, READABLE = 3, (2, 3)  # of the file: in the second, channels do not mix
 UNIVERSAL = Path(__file__).parent / "universal.safetensors"
+ANEW = "Delete it and calibrate again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,13 @@ class Rehearsed:
 
     def fits(self, schedule: Schedule, count: int) -> bool:
         """Whether it computes `count` steps of this very schedule."""
-        same = len(self.sigmas) == len(schedule.sigmas) and len(self.plan.computed) == count
-        return same and all(abs(a - b) <= 1e-4 * max(a, 1e-3) for a, b in zip(self.sigmas, schedule.sigmas, strict=True))
+        return len(self.plan.computed) == count and alike(self.sigmas, schedule)
+
+
+def alike(sigmas: Sequence[float], schedule: Schedule) -> bool:
+    """Whether `sigmas`, with the one at the end, are those of `schedule`, but for a ten thousandth."""
+    same = len(sigmas) == len(schedule.sigmas)
+    return same and all(abs(a - b) <= 1e-4 * max(a, 1e-3) for a, b in zip(sigmas, schedule.sigmas, strict=True))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +74,10 @@ class Calibration:
     def unrehearsed(self) -> "Calibration":
         """The same without plans, for another model than its own: where channels mix, they mean something else there."""
         return replace(self, plans=())
+
+    def made_for(self, schedule: Schedule) -> bool:
+        """Whether its trajectories were sampled on this very schedule."""
+        return alike((*self.statistics.sigmas, self.statistics.end), schedule)
 
     def computed(self, schedule: Schedule, count: int) -> frozenset[int]:
         """`count` steps of `schedule` to compute: the searched mask of the nearest share, placed alike along sigma."""
@@ -119,24 +129,41 @@ def load(path: Path) -> Calibration:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get("encore", "null"))
-            gram = file.get_tensor("gram") if header is not None else None
+            gram = file.get_tensor("gram").double().numpy() if header is not None else None
             mixing = {key: file.get_tensor(key).double().numpy() for key in file.keys() if key.startswith("mixing.")}  # noqa: SIM118
     except FileNotFoundError as error:
         raise CacheError(f"There is no calibration at {path.name}. Make one with Encore Calibrate, or choose another.") from error
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise CacheError(f"{path.name} is damaged and cannot be read ({error}). Delete it and calibrate again.") from error
+        raise CacheError(f"{path.name} is damaged and cannot be read ({error}). {ANEW}") from error
     if header is None or gram is None:
         raise CacheError(f"{path.name} is a safetensors file, but no calibration of Encore. Choose a file that Encore Calibrate wrote.")
+    try:
+        return _read(header, gram, mixing, path.name)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CacheError(f"{path.name} is damaged: its header lacks something, or has it wrong ({error!r}). {ANEW}") from error
+
+
+def _read(header: Mapping[str, Any], gram: Array, mixing: Mapping[str, Array], name: str) -> Calibration:
+    """What the file `name` holds. Raises CacheError for another format, and what Python raises where a field is missing or wrong."""
     if header.get("format") not in READABLE:
         raise CacheError(
-            f"{path.name} has format {header.get('format')}, and this Encore reads up to {FORMAT}. Update Encore or calibrate anew."
+            f"{name} has format {header.get('format')}, and this Encore reads up to {FORMAT}. Update Encore or calibrate anew."
         )
-    statistics = Statistics(
-        tuple(header["sigmas"]), gram.double().numpy(), listed(header["levels"]), float(header["end"]), int(header["trajectories"])
-    )
-    masks = tuple(Levels(tuple(mask["sigmas"]), int(mask["total"])) for mask in header["masks"])
-    plans = tuple(Rehearsed(tuple(known["sigmas"]), _plan(known, f"mixing.{n}.", mixing)) for n, known in enumerate(header["plans"]))
-    return Calibration(header["name"], statistics, masks, header["about"], plans)
+    statistics = Statistics(_floats(header["sigmas"]), gram, listed(header["levels"]), float(header["end"]), int(header["trajectories"]))
+    masks = tuple(Levels(_floats(mask["sigmas"]), int(mask["total"])) for mask in header["masks"])
+    plans = tuple(Rehearsed(_floats(known["sigmas"]), _plan(known, f"mixing.{n}.", mixing)) for n, known in enumerate(header["plans"]))
+    return Calibration(str(header["name"]), statistics, masks, _about(header["about"]), plans)
+
+
+def _about(found: Mapping[str, Any]) -> dict[str, Any]:
+    told = dict(found)
+    if not isinstance(told.get("cfg", 1.0), int | float) or not isinstance(told.get("size", []), list):
+        raise TypeError(f"made at CFG {told.get('cfg')} and size {told.get('size')}")
+    return told
+
+
+def _floats(found: Sequence[float]) -> tuple[float, ...]:
+    return tuple(map(float, found))
 
 
 def _plain(made: Plan) -> dict[str, Any]:
@@ -154,7 +181,7 @@ def _plan(found: Mapping[str, Any], prefix: str, mixing: Mapping[str, Array]) ->
     steps = {int(step): entry for step, entry in found["steps"].items()}
     return Plan(
         frozenset(found["computed"]),
-        MappingProxyType({step: tuple(map(tuple, entry["weights"])) for step, entry in steps.items()}),
+        MappingProxyType({step: tuple(map(_floats, entry["weights"])) for step, entry in steps.items()}),
         MappingProxyType({step: tuple(entry["anchors"]) for step, entry in steps.items()}),
         listed(found["levels"]),
         float(found["error"]),

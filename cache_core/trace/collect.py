@@ -51,7 +51,7 @@ class Trajectory:
 
 
 def masks(statistics: Statistics, tries: int = TRIES, watch: Callable[[], object] = lambda: None) -> tuple[Levels, ...]:
-    """The best mask found for each of SPEEDS on the statistics' own schedule; `watch` is called at every try and may raise."""
+    """The best mask found for each of SPEEDS on the statistics' own schedule; `watch` as in `search`."""
     total = len(statistics.sigmas)
     counts = sorted({budget(total, speed) for speed in SPEEDS} - {total})
     found = [search(cost(statistics), total, count, (), tries, watch=watch) for count in counts]

@@ -50,9 +50,10 @@ def search(
 ) -> list[int]:
     """The mask of `count` steps with the lowest cost found from the best of `starts` and an even one, moving a step at a time.
 
-    The first and the last step stay. `watch` is called at every try and may raise to stop. With a seed `far` it starts from masks
-    that crowd at the ends too and moves runs of steps as well, since a single step seldom has a better place while its neighbours
-    stay. That comes to lower costs, which are worth as much as the costs are true: it is for masks that are rehearsed.
+    The first and the last step stay. `watch` is called at every try; it may raise, and where it answers True the search ends. With a
+    seed `far` it starts from masks that crowd at the ends too and moves runs of steps as well, since a single step seldom has a better
+    place while its neighbours stay. That comes to lower costs, which are worth as much as the costs are true: it is for masks that
+    are rehearsed.
     """
     rng, given = random.Random(far or 0), [even(total, count), *(start for start in starts if len(start) == count)]
     if far is not None:
@@ -62,7 +63,8 @@ def search(
     if not 2 < count < total:
         return mask
     for _ in range(tries):
-        watch()
+        if watch():
+            break
         together = far is not None and rng.random() < 0.5
         trial = _run_moved(mask, rng) if together else _step_moved(mask, total, rng)
         found = costs(trial)

@@ -3,7 +3,9 @@
 import os
 import shutil
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,11 +55,25 @@ class Shelf:
         os.replace(part, self._path(number))
         return kept
 
+    def filled(self) -> int:
+        """How many trajectories of its key there are, numbered from 0 without a gap."""
+        return next(number for number in count() if not self._has(number))
+
+    def _has(self, number: int) -> bool:
+        try:
+            with safe_open(self._path(number), "pt") as file:
+                return self._ours(file)
+        except (FileNotFoundError, SafetensorError):
+            return False
+
+    def _ours(self, file: Any) -> bool:
+        return bool((file.metadata() or {}).get("key") == self.key)
+
     def get(self, number: int, levels: tuple[Level, ...]) -> Kept | None:
         """The trajectory of that number, or None if it is not there, damaged or of another key."""
         try:
             with safe_open(self._path(number), "pt") as file:
-                if (file.metadata() or {}).get("key") != self.key:
+                if not self._ours(file):
                     return None
                 *sigmas, end = file.get_tensor("sigmas").tolist()
                 start, gram = file.get_tensor("start"), file.get_tensor("gram").numpy()

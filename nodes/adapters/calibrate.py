@@ -1,8 +1,9 @@
 """Samples uncached with the host's own sampler and collects the trajectories that a calibration is made of."""
 
-import hashlib
 import json
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -16,15 +17,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ...cache_core import CacheError
 from ...cache_core import published as recipes
 from ...cache_core.trace import Calibration, Kept, Shelf, Statistics, Trajectory, calibrated, rehearsed
 from ...cache_core.trace.bands import LEVELS
 from ...cache_core.trace.collect import visits
+from . import options
 from .families import family_of
 from .host import attach
+from .told import digest, few, numbers, told
 from .visit import visit
 
 VECTORS = 32  # small parameters that a model is told by
+REHEARSABLE = "euler"  # the sampler whose plans can be rehearsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,14 @@ class Sampling:
 
     @property
     def start(self) -> Tensor:
-        """The empty latent with as many channels as the model has."""
+        """The empty latent [B, C, (F,) H, W] with as many channels as the model has."""
         latent: Tensor = comfy.sample.fix_empty_latent_channels(self.model, self.latent["samples"])
         return latent
+
+    @property
+    def rehearsable(self) -> bool:
+        """Whether plans can be rehearsed for its sampler."""
+        return self.sampler_name == REHEARSABLE
 
     def prompt(self, number: int) -> list[Any]:
         """The positive condition of that number alone; after the last comes the first again."""
@@ -117,13 +127,19 @@ class Recorded:
         return visit(sampling.model, x, sigma, sampling.cfg, sampling.prompt(number), sampling.negative, sampling.start)
 
 
-def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speeds: Sequence[float], shelf: Shelf) -> Calibration:
+def calibrate(
+    sampling: Sampling, name: str, trajectories: int, seed: int, speeds: Sequence[float], shelf: Shelf, minutes: float = 0.0
+) -> Calibration:
     """Sample so many prompts uncached, learn from them, and rehearse a plan for each of `speeds` on the same prompts.
 
     What is sampled stays on the `shelf`, so that a calibration that was cancelled goes on; it is cleared when all is done.
-    Plans are fitted to Euler's steps, and rehearsed for the sampler euler alone.
+    Plans are fitted to Euler's steps, and rehearsed for the sampler euler alone. So many `minutes` after the samplings no better masks
+    are searched any more, unless it is 0. Raises CacheError where another cache is on the model.
     """
-    speeds = speeds if sampling.sampler_name == "euler" else ()
+    rival = options.rival(sampling.model.model_options.get("transformer_options", {}))
+    if rival is not None:
+        raise CacheError(f"Another cache is on this model ({rival}), and a calibration needs every step. Remove EasyCache or LazyCache.")
+    speeds = speeds if sampling.rehearsable else ()
     bar = Progress(trajectories * (sampling.steps + visits(sampling.steps, speeds)))
 
     def teacher(number: int) -> Kept:
@@ -136,12 +152,23 @@ def calibrate(sampling: Sampling, name: str, trajectories: int, seed: int, speed
         return shelf.put(number, into, LEVELS, 0.0)
 
     total = reduce(Statistics.and_, [teacher(number).statistics for number in range(trajectories)])
-    found = calibrated(name, total, about(sampling), watch=sampling.check)
+    watch = _until(time.monotonic() + 60 * minutes if minutes > 0.0 else math.inf, sampling.check)
+    found = calibrated(name, total, about(sampling), watch=watch)
     stage = Recorded(sampling, shelf, (*total.sigmas, total.end), trajectories, bar)
-    found = rehearsed(found, speeds, stage, watch=sampling.check)
+    found = rehearsed(found, speeds, stage, watch=watch)
     bar.close()
     shelf.clear()
     return found
+
+
+def _until(end: float, check: Callable[[], None]) -> Callable[[], bool]:
+    """What a search asks at every try: whether it is later than `end` (seconds); `check` may raise."""
+
+    def watch() -> bool:
+        check()
+        return time.monotonic() > end
+
+    return watch
 
 
 def shelf_of(sampling: Sampling, seed: int, folder: Path) -> Shelf:
@@ -151,13 +178,13 @@ def shelf_of(sampling: Sampling, seed: int, folder: Path) -> Shelf:
 
 
 def conditioning_digest(entry: Any) -> str:
-    """Of one entry of a CONDITIONING: its numbers."""
-    return _digest(entry[0].detach().float().cpu().contiguous().numpy().tobytes())
+    """Of one entry of a CONDITIONING: all numbers and words of its text and its options."""
+    return digest(repr(told(entry, numbers)).encode())
 
 
 def bytes_needed(sampling: Sampling, trajectories: int) -> int:
-    """What the shelf will take."""
-    return 2 * (sampling.steps + 1) * trajectories * int(sampling.latent["samples"].numel())
+    """What the shelf will take, in bytes."""
+    return 2 * (sampling.steps + 1) * trajectories * sampling.start.numel()
 
 
 class Progress:
@@ -176,18 +203,26 @@ class Progress:
 
 
 def fingerprint(model: Any) -> dict[str, str]:
-    """What a calibration must have in common with a model (ModelPatcher): its network, some of its weights, the patches on it."""
+    """What a calibration must have in common with a model (ModelPatcher): its network, some of its weights, the patches on it.
+
+    A patch is told by its strengths and a few of its numbers, so LoRAs on the same layers are told apart.
+    """
     network = model.model.diffusion_model
     size = sum(parameter.numel() for parameter in network.parameters())
-    patches = [(str(key), [round(float(patch[0]), 4) for patch in found]) for key, found in getattr(model, "patches", {}).items()]
+    patches = [(str(key), [_patch(patch) for patch in found]) for key, found in getattr(model, "patches", {}).items()]
     weights = [f"{value:.2g}" for vector in _vectors(network) for value in vector.detach().flatten()[:4].float().tolist()]
     return {
         "family": family_of(model),
         "network": type(network).__name__,
         "parameters": str(size),
-        "patches": _digest(repr(sorted(patches)).encode()),
-        "weights": _digest(" ".join(weights).encode()),
+        "patches": digest(repr(sorted(patches)).encode()),
+        "weights": digest(" ".join(weights).encode()),
     }
+
+
+def noisiest(model: Any) -> float:
+    """The noise level that a whole sampling of a model (ModelPatcher) starts from."""
+    return float(model.get_model_object("model_sampling").sigma_max)
 
 
 def _vectors(network: Any) -> list[Any]:
@@ -195,8 +230,10 @@ def _vectors(network: Any) -> list[Any]:
     return [parameter for parameter in network.parameters() if parameter.ndim == 1 and parameter.is_floating_point()][:VECTORS]
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
+def _patch(patch: Sequence[Any]) -> list[Any]:
+    """Of one of the host's patches: its strength, what it adds, the strength of what it adds to, and where."""
+    strength, added, kept, *where = patch
+    return [round(float(strength), 4), told(added, few), round(float(kept), 4), told(where[:1], few)]
 
 
 def described(model: Any, cfg: float, sampler: str, shape: Sequence[int]) -> dict[str, Any]:
@@ -206,7 +243,7 @@ def described(model: Any, cfg: float, sampler: str, shape: Sequence[int]) -> dic
 
 def about(sampling: Sampling) -> dict[str, Any]:
     """The same of a sampling."""
-    return described(sampling.model, sampling.cfg, sampling.sampler_name, sampling.latent["samples"].shape)
+    return described(sampling.model, sampling.cfg, sampling.sampler_name, sampling.start.shape)
 
 
 def mismatch(model: Any, calibration: Calibration) -> Sequence[str]:

@@ -1,11 +1,15 @@
 """The nodes that join the parts to a recipe, and put a recipe on a model."""
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from comfy_api.latest import io
 
-from ...cache_core import Placement, Recipe, Site, Target
+from ...cache_core import Placement, Recipe, RecipeError, Site, Target
+from ...cache_core.policies import Magnitude
+from ...cache_core.predictors import AdamsBashforth, Scaled
 from ...cache_core.types import Branch
 from ..adapters.families import blocks_of
 from ..adapters.host import attach
@@ -20,6 +24,9 @@ WHERE = {
     "block": "the tokens after each block",
     "branch": "the attention and MLP outputs of each block, which take gigabytes on large models",
 }
+VELOCITIES = (Site.GUIDED, Site.COND), Target.OUTPUT, "adds up velocities over Euler's steps"
+BLOCKS = (Site.STACK,), Target.RESIDUAL, "goes by curves of the residual of all blocks"
+MADE_FOR = {AdamsBashforth: VELOCITIES, Scaled: BLOCKS, Magnitude: BLOCKS}  # parts that mean nothing elsewhere: sites, target, why
 SWITCHES = {Branch.ATTENTION: "attention", Branch.CROSS: "cross_attention", Branch.MLP: "mlp"}
 
 
@@ -64,9 +71,28 @@ class EncoreRecipe(Part):
 
     @classmethod
     def build(cls, *, policy: Any, predictor: Any, site: str, target: str, cache_device: str, **rest: Any) -> Recipe:
+        _fit((*_parts(policy), *_parts(predictor)), Site(site), Target(target))
         placement = Placement(torch.device("cpu")) if cache_device == "cpu" else Placement()
         branches = frozenset(branch for branch, name in SWITCHES.items() if rest.pop(name))
         return Recipe(policy, predictor, Site(site), Target(target), placement, "composed", "your own", branches=branches, **rest)
+
+
+def _parts(made: Any) -> Iterator[Any]:
+    """A policy or predictor, and all that it goes around."""
+    yield made
+    for field in fields(made) if is_dataclass(made) else ():
+        yield from _parts(getattr(made, field.name))
+
+
+def _fit(parts: tuple[Any, ...], site: Site, target: Target) -> None:
+    """Raise RecipeError for a part that means nothing at the site or for the target."""
+    for part in parts:
+        sites, kept, why = MADE_FOR.get(type(part), ((site,), target, ""))
+        if site not in sites or target is not kept:
+            raise RecipeError(
+                f"{type(part).__name__} {why}, and the site is {site.value} with target {target.value}. Use the site "
+                f"{' or '.join(one.value for one in sites)} and the target {kept.value}, or another part."
+            )
 
 
 class EncoreApplyRecipe(io.ComfyNode):
