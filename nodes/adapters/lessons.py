@@ -139,7 +139,7 @@ def checkpointing(network: nn.Module, wanted: bool) -> Iterator[None]:
 
 def _checkpointed(network: nn.Module, forward: Call) -> Call:
     def called(*args: Any, **kwargs: Any) -> Any:
-        values, names = [*args, *kwargs.values()], list(kwargs)
+        values, names, first = [*args, *kwargs.values()], list(kwargs), len(args)
         places = [n for n, value in enumerate(values) if isinstance(value, Tensor) and value.requires_grad]
         if not places:
             return forward(*args, **kwargs)
@@ -149,7 +149,11 @@ def _checkpointed(network: nn.Module, forward: Call) -> Call:
                 told = [value.clone() if isinstance(value, Tensor) else value for value in values]  # a block may write into them
                 for n, value in zip(places, given, strict=True):
                     told[n] = value.clone()
-                return forward(*told[: len(args)], **dict(zip(names, told[len(args) :], strict=True)))
+                if (
+                    torch.is_grad_enabled()
+                ):  # in the backward pass: among the values are options that lead to later tokens, and so back here
+                    values.clear()
+                return forward(*told[:first], **dict(zip(names, told[first:], strict=True)))
 
         return checkpoint(again, *[values[n] for n in places], use_reentrant=True, preserve_rng_state=False)
 
