@@ -282,4 +282,4 @@ def test_a_method_runs_and_its_report_compares_what_it_reused(name: str, method_
 def test_the_branches_that_ship_are_of_the_demo_models_they_are_on(name: str, method_runs: dict[str, Any]) -> None:
     history, _ = method_runs[name]
     (content,) = _outputs(name, history, "EncoreReport")[0]["encore_report"]
-    assert content["run"]["notes"] == []
+    assert [note for note in content["run"]["notes"] if "samplings of 50 steps" not in note] == []  # the tests take fewer
