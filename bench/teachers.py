@@ -87,7 +87,8 @@ def calibration(
     found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), about)
     speeds = speeds if setting.sampler == "euler" else ()  # plans are fitted to Euler's steps
     told = conditions(family, room.scenes, setting)
-    return rehearsed(found, speeds, Recorded(room.model, setting.cfg, told, teacher), mixes=mixes)
+    seen = teacher.statistics(LEVELS, 0.0, fitted=True)
+    return rehearsed(found, speeds, Recorded(room.model, setting.cfg, told, teacher), mixes=mixes, fitted=seen)
 
 
 def shipped(family: str, setting: Setting) -> Calibration | None:

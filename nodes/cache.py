@@ -61,8 +61,9 @@ def guard_input() -> io.Boolean.Input:
         default=True,
         optional=True,
         advanced=True,
-        tooltip="Every computed step shows how well it could have been forecast. Where that is three times worse than the calibration "
-        "expects, compute the next step too. Encore Report shows where it happened.",
+        tooltip="Every computed step shows how well it could have been forecast. Where that is worse than in 99 of 100 samplings "
+        "like the calibration's (three times worse than expected, where it does not know), compute the next step too. Encore Report shows "
+        "where it happened.",
     )
 
 

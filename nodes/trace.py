@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..cache_core import CacheError, Site
 from ..cache_core.published import trace, trace_to
-from ..cache_core.trace import save
+from ..cache_core.trace import Plan, save
 from . import calibrations
 from .adapters.calibrate import REHEARSABLE, Sampling, bytes_needed, calibrate, mismatch, shelf_of
 from .adapters.host import attach
@@ -107,6 +107,12 @@ class EncoreCalibrate(io.ComfyNode):
                     "(docs/trace.md). Empty: none. Other speeds are served without.",
                 ),
                 io.String.Input("name", default="my-model", tooltip="Name of the file in models/encore. One of that name is replaced."),
+                io.Sampler.Input("sampler", optional=True, tooltip="As for SamplerCustom: in place of sampler_name."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="As for SamplerCustom: noise levels in place of steps and scheduler, 9 or more, from pure noise on.",
+                ),
                 io.Float.Input(
                     "minutes",
                     default=0.0,
@@ -135,7 +141,7 @@ class EncoreCalibrate(io.ComfyNode):
         **settings: Any,
     ) -> io.NodeOutput:
         path = calibrations.place_for(name)
-        sampling = Sampling(model, latent=latent_image, **settings)
+        sampling = Sampling.custom(model=model, latent=latent_image, **settings)
         wanted = speeds_of(speeds)
         needed = bytes_needed(sampling, trajectories) / 2**20
         logging.info("[Encore] %d trajectories take %.0f MiB in %s until the calibration is done", trajectories, needed, path.parent.name)
@@ -143,10 +149,14 @@ class EncoreCalibrate(io.ComfyNode):
         found = calibrate(sampling, name, trajectories, seed, wanted, shelf, minutes)
         save(found, path)
         told = [f"{path.name}: {trajectories} trajectories of {sampling.steps} steps"]
-        told += [f"computing {len(k.plan.computed)}: expected error {k.plan.error:.4f}" for k in found.plans]
+        told += [f"computing {len(k.plan.computed)}: expected error {k.plan.error:.4f}{_held_out(k.plan)}" for k in found.plans]
         if wanted and not sampling.rehearsable:
             told.append(f"no speed was rehearsed, since that takes the sampler {REHEARSABLE} and this is {sampling.sampler_name}")
         return io.NodeOutput(name, ui={"text": ["; ".join(told)]})
+
+
+def _held_out(plan: Plan) -> str:
+    return "" if plan.held_out is None else f" ({plan.held_out:.4f} of samplings that were held out)"
 
 
 def speeds_of(text: str) -> list[float]:

@@ -146,8 +146,8 @@ class TestTheNode:
     def made(self, model, **settings):
         told = {"positive": host_models.prompt(5, 11), "negative": host_models.prompt(5, 12)}
         latent = {"samples": torch.zeros(1, *host_models.LATENT["flux"])}
-        given = {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "speeds": "", **settings}
-        return trace_nodes.EncoreCalibrate.execute(model, latent_image=latent, trajectories=1, seed=3, name="mine", **told, **given)
+        given = {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "speeds": "", "trajectories": 1}
+        return trace_nodes.EncoreCalibrate.execute(model, latent_image=latent, seed=3, name="mine", **told, **given | settings)
 
     def test_its_text_says_where_speeds_were_not_rehearsed(self, model, folder):
         (text,) = self.made(model, sampler_name="dpmpp_2m", speeds="1.4").ui["text"]
@@ -169,6 +169,44 @@ class TestTheNode:
         masks = load(folder / "mine.safetensors").masks
         assert [len(mask.sigmas) for mask in masks] == [5, 6, 7, 10]
         assert len(tries) == 16 + 6 + len(masks)  # the sampling's steps, six tries in a minute, and in each search the one that ends it
+
+    def test_noise_levels_and_a_sampler_come_before_their_names(self, model, folder):
+        sigmas = torch.linspace(1.0, 0.0, 10) ** 1.2
+        self.made(model, steps=20, sigmas=sigmas, sampler=comfy.samplers.sampler_object("dpmpp_2m"), speeds="2")
+        found = load(folder / "mine.safetensors")
+        assert found.statistics.sigmas == pytest.approx(sigmas[:-1].tolist(), rel=1e-4)
+        assert (found.statistics.end, found.about["sampler"], found.plans) == (0.0, "dpmpp_2m", ())
+        self.made(model, sigmas=sigmas[:-1], speeds="2")
+        found = load(folder / "mine.safetensors")
+        assert (found.statistics.end, found.about["sampler"]) == (pytest.approx(float(sigmas[-2]), rel=1e-4), "euler")
+        assert [len(known.sigmas) for known in found.plans] == [9]
+
+    def test_by_names_or_by_what_they_stand_for_the_trajectories_are_the_same(self, model, folder):
+        self.made(model)
+        named = load(folder / "mine.safetensors").statistics
+        levels = comfy.samplers.KSampler(model, 8, model.load_device, "euler", "simple").sigmas
+        for given in ({"sigmas": levels}, {"sampler": comfy.samplers.sampler_object("euler")}):
+            self.made(model, **given)
+            assert (load(folder / "mine.safetensors").statistics.gram == named.gram).all()
+
+    def test_an_euler_with_options_is_not_rehearsed(self, model):
+        assert Sampling.custom(**self.arguments(model, sampler=comfy.samplers.ksampler("euler"))).rehearsable
+        assert not Sampling.custom(**self.arguments(model, sampler=comfy.samplers.ksampler("euler", {"s_churn": 1.0}))).rehearsable
+
+    def arguments(self, model, **given):
+        latent, prompt = {"samples": torch.zeros(1, *host_models.LATENT["flux"])}, host_models.prompt(5, 11)
+        settings = {"steps": 8, "cfg": 1.0, "sampler_name": "dpmpp_2m", "scheduler": "simple"}
+        return {"model": model, "positive": prompt, "negative": prompt, "latent": latent} | settings | given
+
+    def test_too_few_noise_levels_are_refused(self, model, folder):
+        with pytest.raises(CacheError, match="takes 9 noise levels or more, and these sigmas are 5"):
+            self.made(model, sigmas=torch.linspace(1.0, 0.0, 5))
+
+    def test_its_text_tells_the_error_of_samplings_that_were_held_out(self, model, folder):
+        (text,) = self.made(model, speeds="2", trajectories=4).ui["text"]
+        held_out = load(folder / "mine.safetensors").plans[0].plan.held_out
+        assert f"({held_out:.4f} of samplings that were held out)" in text
+        assert "held out" not in self.made(model, speeds="2").ui["text"][0]
 
     @pytest.mark.parametrize("name", ["EasyCacheNode", "LazyCacheNode"])
     def test_it_refuses_a_model_with_another_cache_and_names_it(self, model, folder, name):
@@ -194,6 +232,11 @@ class TestADamagedHeader:
             return path
 
         return write
+
+    def test_plans_of_older_files_know_no_alarm_and_held_nothing_out(self, header):
+        plan = {"sigmas": [1.0, 0.0], "computed": [0], "steps": {}, "levels": [], "error": 0.1, "exams": {}}
+        (known,) = load(header(lambda found: found | {"plans": [plan]})).plans
+        assert (known.plan.alarm, known.plan.held_out) == (0.0, None)
 
     def test_as_it_was_it_is_read(self, header):
         assert load(header(dict)).about == {"cfg": 3.0, "size": [8, 8]}

@@ -243,7 +243,7 @@ class TestTheLedger:
         assert found.macs == sum(full)
         assert found.macs_if_computed == 8 * full[0]
         assert 0 < sum(entry.seconds for entry in found.entries) <= found.seconds
-        assert found.sampler == "sample_euler"
+        assert found.sampler == "euler"
 
     def test_macs_are_those_of_the_linear_layers_and_of_attention(self, models):
         counted, hooks = [0], []

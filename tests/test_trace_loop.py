@@ -1,5 +1,7 @@
 """TRACE's closed loop: plans from files, the guard, plans for an error, and weights for steps that nobody planned."""
 
+import dataclasses
+
 import host_models
 import numpy as np
 import pytest
@@ -53,6 +55,7 @@ def test_rehearsed_plans_come_back_from_the_file_and_serve_their_schedule_alone(
     back = load(tmp_path / "c.safetensors")
     count = budget(20, 3.0)
     assert back.plans == made.plans
+    assert all(known.plan.alarm > 1.0 and known.plan.held_out > 0.0 for known in back.plans)
     assert all(known.plan.mixing for known in made.plans)
     for ours, theirs in zip(made.plans, back.plans, strict=True):
         assert ours.plan.mixing.keys() == theirs.plan.mixing.keys()
@@ -143,6 +146,20 @@ def test_an_exam_beyond_the_alarm_has_the_next_step_computed_once(world, factor,
     assert verdict.score == pytest.approx(factor, rel=1e-3)
     assert policy.propose(state, seen(schedule, step + 1))[0].reuse, "heard once"
     assert Traced(policy.planner, 0.0).propose(policy.settle(None, seen(schedule, step), None), seen(schedule, step + 1))[0].reuse
+
+
+def test_a_plan_that_knows_how_far_exams_spread_has_an_alarm_of_its_own(world):
+    made = dataclasses.replace(fit(world.statistics(), MASK), alarm=5.0)
+    step = next(n for n in sorted(made.exams) if n + 1 not in made.computed)
+    schedule, policy = flow(20), Traced(Given(made))
+    for factor, reuse in ((4.9, True), (5.1, False)):
+        seen_then = Observation(Step(schedule, schedule.sigmas[step], step), None, 0, 3, error=torch.tensor(factor * made.exams[step]))
+        verdict, _ = policy.propose(policy.settle(None, seen_then, torch.zeros(1)), seen(schedule, step + 1))
+        assert verdict.reuse is reuse
+        assert verdict.score == pytest.approx(factor / 5.0, rel=1e-3)
+        quiet = Traced(Given(made), 0.0)
+        assert quiet.propose(quiet.settle(None, seen_then, torch.zeros(1)), seen(schedule, step + 1))[0].reuse
+    assert verdict.reason == f"step {step} was 5.1 times as far off as expected"
 
 
 def test_trajectories_on_the_shelf_are_those_of_their_key(world, tmp_path):

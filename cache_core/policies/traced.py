@@ -9,7 +9,7 @@ from ..trace import Plan, Planner, Trajectory
 from ..types import Observation, Probe, Schedule, Verdict
 from .fixed import Never
 
-ALARM = 3.0  # times the expected error of an order-1 forecast at a computed step: there the next step is computed too
+ALARM = 3.0  # times the expected error of an order-1 forecast at a computed step, where a plan does not know how far its exams spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Exam:
 class Traced:
     """Compute the steps of the planner's plan, and the step after one whose exam went wrong.
 
-    Closed loop: at every computed step an order-1 forecast is examined, as `Plan.exams` expects it. An error over `alarm`
-    times the expected one says that this picture moves in other ways than the calibration's, and the next step, which the plan
-    would forecast, is computed. `alarm` 0 leaves the guard out.
+    Closed loop: at every computed step an order-1 forecast is examined, as `Plan.exams` expects it. An error so many times the
+    expected one as `Plan.alarm` says, or `alarm` where a plan does not know, tells that this picture moves in other ways than the
+    calibration's, and the next step, which the plan would forecast, is computed. `alarm` 0 leaves the guard out.
     """
 
     planner: Planner
@@ -49,7 +49,7 @@ class Traced:
         excess = self._excess(plan, state)
         if excess > 1.0:
             assert state is not None, "there was an exam"
-            return Verdict(False, f"step {state.step} was {excess * self.alarm:.1f} times as far off as expected", excess), None
+            return Verdict(False, f"step {state.step} was {excess * self._limit(plan):.1f} times as far off as expected", excess), None
         return Verdict(True, f"plan forecasts step {step}", excess or None), None
 
     def settle(self, state: Exam | None, seen: Observation, output: Tensor | None) -> Exam | None:
@@ -64,7 +64,11 @@ class Traced:
         """The exam's error over the limit; 0 without an exam, or where none was expected."""
         if exam is None or self.alarm <= 0.0 or plan.exams.get(exam.step, 0.0) <= 0.0:
             return 0.0
-        return float(exam.error) / (self.alarm * plan.exams[exam.step])
+        return float(exam.error) / (self._limit(plan) * plan.exams[exam.step])
+
+    def _limit(self, plan: Plan) -> float:
+        """How many times as large as expected an exam has to be."""
+        return plan.alarm or self.alarm
 
 
 @dataclass(frozen=True, slots=True, eq=False)

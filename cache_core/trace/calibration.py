@@ -169,7 +169,8 @@ def _floats(found: Sequence[float]) -> tuple[float, ...]:
 def _plain(made: Plan) -> dict[str, Any]:
     """A plan as JSON has it."""
     steps = {str(step): {"anchors": made.anchors[step], "weights": rows} for step, rows in made.weights.items()}
-    return {"computed": sorted(made.computed), "steps": steps, "levels": made.levels, "error": made.error, "exams": _keyed(made.exams)}
+    known = {"error": made.error, "exams": _keyed(made.exams), "alarm": made.alarm, "held_out": made.held_out}
+    return {"computed": sorted(made.computed), "steps": steps, "levels": made.levels} | known
 
 
 def _keyed(by_step: Mapping[int, float]) -> dict[str, float]:
@@ -187,6 +188,8 @@ def _plan(found: Mapping[str, Any], prefix: str, mixing: Mapping[str, Array]) ->
         float(found["error"]),
         MappingProxyType({int(step): value for step, value in found["exams"].items()}),
         MappingProxyType({int(key.removeprefix(prefix)): mixed for key, mixed in mixing.items() if key.startswith(prefix)}),
+        alarm=float(found.get("alarm", 0.0)),  # older files have neither
+        held_out=None if found.get("held_out") is None else float(found["held_out"]),
     )
 
 

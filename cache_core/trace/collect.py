@@ -12,8 +12,9 @@ from ..tables.masks import FLUX_GOLDEN, FLUX_LEMICA, WAN_GOLDEN, WAN_LEMICA
 from ..types import Schedule
 from .bands import Level
 from .calibration import Calibration, Levels, Rehearsed, universal
+from .chain import chained
 from .fit import fit
-from .rehearse import Stage, best
+from .rehearse import Stage, best, spared
 from .search import cost, search
 from .statistics import Statistics
 
@@ -43,11 +44,12 @@ class Trajectory:
         self.sigmas.append(sigma)
         self.velocities.append(velocity.detach().float().cpu())
 
-    def statistics(self, levels: tuple[Level, ...], end: float) -> Statistics:
-        """What is kept of it. Raises CacheError if nothing was sampled."""
+    def statistics(self, levels: tuple[Level, ...], end: float, fitted: bool = False) -> Statistics:
+        """What is kept of it, or, `fitted`, of those of its batch that are not held out. Raises CacheError if nothing was sampled."""
         if self.start is None or len(self.sigmas) < 2:
             raise CacheError(f"A calibration needs a sampling of two steps or more and saw {len(self.sigmas)}. Use more steps.")
-        return Statistics.of(self.start, self.velocities, self.sigmas, levels, end)
+        rows = [row for row, out in enumerate(spared(len(self.start))) if not (fitted and out)]
+        return Statistics.of(self.start[rows], [velocity[rows] for velocity in self.velocities], self.sigmas, levels, end)
 
 
 def masks(statistics: Statistics, tries: int = TRIES, watch: Callable[[], object] = lambda: None) -> tuple[Levels, ...]:
@@ -72,20 +74,23 @@ def rehearsed(
     candidates: int = CANDIDATES,
     watch: Callable[[], object] = lambda: None,
     mixes: bool = True,
+    fitted: Statistics | None = None,
 ) -> Calibration:
     """The same with plans for `speeds` that were rehearsed on its own schedule; `stage` has its trajectories.
 
     Several masks go to the rehearsals, the calibration's own, the universal one and what searches that go far found: a search goes by a
     guess of what the model answers off the path, and a rehearsal measures it. Each is tried with the weights of the guess too.
-    Unless it `mixes`, all channels go by one weight.
+    Unless it `mixes`, all channels go by one weight. `fitted` are the statistics of the trajectories that a rehearsal does not hold
+    out: what is searched and guessed for it goes by them.
     """
-    statistics = calibration.statistics
+    statistics = calibration.statistics if fitted is None else fitted
     schedule = Schedule((*statistics.sigmas, statistics.end))
     counts = sorted({budget(schedule.total, speed) for speed in speeds} - {schedule.total})
     plans = []
     for count in counts:
         masks = {calibration.computed(schedule, count), universal().computed(schedule, count)}
         starts = [sorted(mask) for mask in masks] + [sorted(rescale(mask, schedule, count)) for mask in PUBLISHED]
+        starts += [chained(statistics, count)] if count > 2 else []
         for seed in range(1, candidates - 1):
             masks.add(frozenset(search(cost(statistics), schedule.total, count, starts, TRIES, watch, far=seed)))
         plans.append(best(stage, [fit(statistics, mask) for mask in sorted(masks, key=sorted)], mixes))

@@ -38,7 +38,8 @@ class Plan:
     `anchors` are the steps that those weights are for. `error` is the expected distance of the final latent from the
     uncached one, as a share of its norm; of a rehearsed plan, what it was. `exams` are the relative errors that an order-1
     forecast is expected to have at computed steps. `mixing` has, for some of the steps, what is added to the weights where
-    channels mix (`mixing.py`).
+    channels mix (`mixing.py`). Of a rehearsed plan, `alarm` is how many times as large as expected an exam is in one sampling of a
+    hundred (0: not known), and `held_out` the error of trajectories that it was not fitted to.
     """
 
     computed: frozenset[int]
@@ -48,6 +49,8 @@ class Plan:
     error: float
     exams: Mapping[int, float] = field(default_factory=dict)
     mixing: Mapping[int, Array] = field(default_factory=dict, compare=False)  # [bands, channels, anchors + 1, channels]
+    alarm: float = 0.0
+    held_out: float | None = None
     memo: dict[Any, Any] = field(default_factory=dict, init=False, compare=False, repr=False)  # made of it where it is used
 
     def mixed(self, step: int, channels: int) -> Array | None:

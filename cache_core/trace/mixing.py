@@ -79,6 +79,15 @@ class Problem:
         """By how much `found` [F, rows] lowers the squared distance from the goal in one band."""
         return float((2 * found * self.right[band] - found * (self.square[band] @ found)).sum())
 
+    def missed(self, weights: Array, mixing: Array | None = None) -> Array:
+        """Squared distance [bands] from the goal of what `weights` [bands, P] and `mixing` [bands, rows, P, rows] make."""
+        made = np.einsum("gp,rs->gprs", weights, np.eye(self.rows))
+        if mixing is not None:
+            made = made + mixing.transpose(0, 2, 3, 1)
+        made = made.reshape(len(made), -1, self.rows)
+        found: Array = self.own + (made * (self.square @ made - 2 * self.right)).sum((1, 2))
+        return found
+
     def _alike(self) -> tuple[Array, Array]:
         """Square [bands, P, P] and right side [bands, P] where all channels have one weight."""
         bands, rows = len(self.own), self.rows
@@ -102,6 +111,17 @@ def mix(halves: Sequence[Problem], weights: Array) -> Array | None:
             found = whole.solved(band, best).reshape(count, rows, rows)  # differences, channel that is seen, channel that is answered
             made[band] = np.einsum("qsr,qp->rps", found, differences(count))
     return made if made.any() else None
+
+
+def kept(judge: Problem, prior: Array, weights: Array, mixing: Array | None) -> tuple[Array, Array | None]:
+    """What stays, band by band, of `weights` [bands, P] and `mixing`: what leads the trajectories of `judge` nearest, else `prior` [P]."""
+    plain = np.tile(prior, (len(weights), 1))
+    errors = [judge.missed(plain), judge.missed(weights)]
+    if mixing is not None:
+        errors.append(judge.missed(weights, mixing))
+    best = np.stack(errors).argmin(0)
+    left = None if mixing is None else mixing * (best == 2)[:, None, None, None]
+    return np.where((best > 0)[:, None], weights, plain), left if left is not None and left.any() else None
 
 
 def differences(count: int) -> Array:

@@ -8,6 +8,7 @@ alone. Its steps are Euler's.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from types import MappingProxyType
 from typing import Protocol
 
@@ -18,10 +19,14 @@ from torch import Tensor
 from ..measure import TINY
 from .bands import Level
 from .fit import DEPTH, Plan, order_one
-from .mixing import Problem, answer, mix, table
+from .mixing import Problem, answer, kept, mix, table
 from .statistics import Array
 
 LEAST = 1e-3  # share of the mean below which what is left of a trajectory's goal makes no difference
+SPARED = 8  # one trajectory of so many is held out of the fit
+FEW = 4  # trajectories, of fewer none is, and they do not tell how far exams spread
+HELD_OUT = 2  # the group of those, beside the halves 0 and 1 of those that are fitted
+QUANTILE = 0.99  # of the samplings shall not come to a step of their plan with an exam that alarms
 
 
 class Stage(Protocol):
@@ -102,14 +107,16 @@ def _sampled(stage: Stage, computed: Iterable[int], levels: tuple[Level, ...], d
     students = [Student(start := stage.start(number).float(), start) for number in range(stage.batches)]
     weights, anchors, exams, mixing = {}, {}, {}, {}
     known: list[int] = []
+    worst = torch.zeros(sum(len(student.x) for student in students))
     for n in range(len(sigmas) - 1):
         stride = float(sigmas[n + 1] - sigmas[n])
         if n in mask:
             line = order_one(sigmas[known], sigmas[n])[:-1] if len(known) > 1 else None
-            exam = _visit(stage, students, float(sigmas[n]), line, depth)
+            missed, whole = _visit(stage, students, float(sigmas[n]), line, depth)
             known = [*known, n][-depth:]
-            if exam is not None:
-                exams[n] = exam
+            if line is not None:
+                exams[n] = math.sqrt(missed.sum() / whole.sum())
+                worst = torch.maximum(worst, (missed / whole).sqrt() / (exams[n] + TINY))
         for number, student in enumerate(students):
             student.teacher = student.teacher + stride * stage.taught(number, n).float()
         if len(known) > 1:
@@ -121,40 +128,81 @@ def _sampled(stage: Stage, computed: Iterable[int], levels: tuple[Level, ...], d
         for student in students:
             velocity = student.anchors[-1] if made is None else answer(student.parts, made.to(student.x.device), levels)
             student.x = student.x + stride * velocity
-    tables = (MappingProxyType(weights), MappingProxyType(anchors))
-    return Plan(frozenset(mask), *tables, levels, _distance(students), MappingProxyType(exams), MappingProxyType(mixing))
+    ends, out = _distances(students), torch.tensor(spared(len(worst)))
+    return Plan(
+        frozenset(mask),
+        MappingProxyType(weights),
+        MappingProxyType(anchors),
+        levels,
+        float(ends.mean().exp()),
+        MappingProxyType(exams),
+        MappingProxyType(mixing),
+        alarm=alarm(worst),
+        held_out=float(ends[out].mean().exp()) if out.any() else None,
+    )
 
 
-def _visit(stage: Stage, students: Sequence[Student], sigma: float, line: Array | None, depth: int) -> float | None:
-    """Compute a step for all students; the relative error that the forecast by the weights `line` of their anchors would have had."""
-    missed = total = 0.0
+def spared(count: int) -> list[bool]:
+    """Which of `count` trajectories are held out of the fit: every eighth, of fewer the last, of very few none."""
+    every = min(SPARED, count) if count >= FEW else count + 1
+    return [number % every == every - 1 for number in range(count)]
+
+
+def alarm(worst: Tensor) -> float:
+    """What the worst exam of one sampling in a hundred exceeds, next to what is expected; 0 where too few have been seen.
+
+    `worst` [B] are those of the trajectories. Their logarithms are taken for normal, and the bound is the one for a sampling that was
+    not among them, by Student's t.
+    """
+    count = len(worst)
+    if count < FEW or not (worst > 0.0).all():
+        return 0.0
+    logs, free, z = worst.double().log(), count - 1, NormalDist().inv_cdf(QUANTILE)
+    t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)  # Abramowitz and Stegun, 26.7.5
+    return math.exp(float(logs.mean()) + t * float(logs.std()) * math.sqrt(1.0 + 1.0 / count))
+
+
+def _visit(stage: Stage, students: Sequence[Student], sigma: float, line: Array | None, depth: int) -> tuple[Tensor, Tensor]:
+    """Compute a step for all students; of each [B] the squares of what a forecast by the weights `line` misses, and of what there is."""
+    missed, whole = [], []
     for number, student in enumerate(students):
         seen = stage.visit(number, student.x, sigma).float()
         if line is not None:
             forecast = sum(weight * anchor for weight, anchor in zip(line.tolist(), student.anchors, strict=True))
-            missed += float((forecast - seen).square().sum())
-            total += float(seen.square().sum())
+            missed.append((forecast - seen).square().flatten(1).sum(1).cpu())
+            whole.append(seen.square().flatten(1).sum(1).cpu())
         student.anchors = [*student.anchors, seen][-depth:]
-    return None if line is None else math.sqrt(missed / total)
+    return (torch.cat(missed), torch.cat(whole)) if missed else (torch.zeros(1), torch.zeros(1))
 
 
 def _fitted(students: Sequence[Student], stride: float, levels: tuple[Level, ...], prior: Array, mixes: bool) -> tuple[Array, Array | None]:
     """Weights [bands, P] that lead all students back to their teachers in this step, and what mixing adds if both halves have some."""
-    halves: list[Problem | None] = [None, None]
-    before, shares = 0, _shares(students, stride, prior)
-    for student, share in zip(students, shares, strict=True):
+    groups, problems = _groups(sum(len(student.x) for student in students)), dict[int, Problem]()
+    before = 0
+    for student, share in zip(students, _shares(students, stride, prior), strict=True):
         scale = share.sqrt().reshape(-1, *[1] * (student.x.ndim - 1))
         parts, goal = torch.stack(student.parts) * scale, student.goal(stride) * scale
-        for half in range(2):
-            rows = slice((half - before) % 2, None, 2)
-            if len(goal[rows]):
-                made = Problem.of(parts[:, rows], goal[rows], levels)
-                halves[half] = made if (known := halves[half]) is None else known + made
+        own = groups[before : before + len(goal)]
+        for group in sorted(set(own)):
+            rows = [row for row, found in enumerate(own) if found == group]
+            made = Problem.of(parts[:, rows], goal[rows], levels)
+            problems[group] = problems[group] + made if group in problems else made
         before += len(goal)
-    problems = [half for half in halves if half is not None]
-    whole = problems[0] if len(problems) == 1 else problems[0] + problems[1]
+    judge = problems.pop(HELD_OUT, None)
+    halves = list(problems.values())
+    whole = halves[0] if len(halves) == 1 else halves[0] + halves[1]
     weights = whole.weights(prior)
-    return weights, mix(problems, weights) if mixes and len(problems) == 2 and whole.rows > 1 else None
+    mixing = mix(halves, weights) if mixes and len(halves) == 2 and whole.rows > 1 else None
+    return (weights, mixing) if judge is None else kept(judge, prior, weights, mixing)
+
+
+def _groups(count: int) -> list[int]:
+    """For each of `count` trajectories its half of those that are fitted, 0 or 1, or HELD_OUT."""
+    found, fitted = [], 0
+    for out in spared(count):
+        found.append(HELD_OUT if out else fitted % 2)
+        fitted += not out
+    return found
 
 
 def _shares(students: Sequence[Student], stride: float, prior: Array) -> list[Tensor]:
@@ -167,8 +215,8 @@ def _shares(students: Sequence[Student], stride: float, prior: Array) -> list[Te
     return [1.0 / (part / mean).clamp_min(LEAST) for part in left]
 
 
-def _distance(students: Sequence[Student]) -> float:
-    """Of the students' latents from their teachers', as a share of the latter's norm: the geometric mean, so that a few do not rule it."""
+def _distances(students: Sequence[Student]) -> Tensor:
+    """Of the students' latents [B] from their teachers', as logarithms of shares of the latter's norms: a few do not rule the mean."""
     far = torch.cat([(student.x - student.teacher).flatten(1).norm(dim=1) for student in students])
     whole = torch.cat([student.teacher.flatten(1).norm(dim=1) for student in students])
-    return float((far.clamp_min(TINY) / whole).log().mean().exp())
+    return (far.clamp_min(TINY) / whole).log().cpu()

@@ -22,6 +22,7 @@ from ...cache_core import published as recipes
 from ...cache_core.trace import Calibration, Kept, Shelf, Statistics, Trajectory, calibrated, rehearsed
 from ...cache_core.trace.bands import LEVELS
 from ...cache_core.trace.collect import visits
+from ...cache_core.trace.rehearse import spared
 from . import options
 from .families import family_of
 from .host import attach
@@ -30,11 +31,12 @@ from .visit import visit
 
 VECTORS = 32  # small parameters that a model is told by
 REHEARSABLE = "euler"  # the sampler whose plans can be rehearsed
+FEWEST = 8  # steps of a sampling to learn from
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The arguments of a KSampler, seed and denoise left out."""
+    """The arguments of a KSampler, seed and denoise left out, or of a SamplerCustom: `sampler` and `sigmas` come before their names."""
 
     model: Any
     positive: Any
@@ -44,6 +46,8 @@ class Sampling:
     cfg: float
     sampler_name: str
     scheduler: str
+    sampler: Any = None  # of the host, with the name `sampler_name`
+    sigmas: Tensor | None = None  # steps + 1 noise levels
 
     @staticmethod
     def samplers() -> list[str]:
@@ -66,10 +70,28 @@ class Sampling:
         latent: Tensor = comfy.sample.fix_empty_latent_channels(self.model, self.latent["samples"])
         return latent
 
+    @classmethod
+    def custom(cls, sampler: Any = None, sigmas: Tensor | None = None, **settings: Any) -> "Sampling":
+        """With a SAMPLER or SIGMAS, if there are any, in place of a name. Raises CacheError for too few noise levels."""
+        if sampler is not None:
+            settings["sampler_name"] = options.sampler_name(sampler)
+        if sigmas is not None:
+            settings["steps"] = len(sigmas) - 1
+            if settings["steps"] < FEWEST:
+                raise CacheError(
+                    f"A calibration takes {FEWEST + 1} noise levels or more, and these sigmas are {len(sigmas)}. Use more steps."
+                )
+        return cls(sampler=sampler, sigmas=sigmas, **settings)
+
     @property
     def rehearsable(self) -> bool:
-        """Whether plans can be rehearsed for its sampler."""
-        return self.sampler_name == REHEARSABLE
+        """Whether plans can be rehearsed for its sampler: for Euler's steps without noise between them."""
+        return self.sampler_name == REHEARSABLE and not getattr(self.sampler, "extra_options", None)
+
+    @property
+    def end(self) -> float:
+        """The noise level that it ends at."""
+        return 0.0 if self.sigmas is None else float(self.sigmas[-1])
 
     def prompt(self, number: int) -> list[Any]:
         """The positive condition of that number alone; after the last comes the first again."""
@@ -83,21 +105,22 @@ class Sampling:
             bar.update(1)
 
         latent, positive = self.start, self.prompt(prompt)
-        result: Tensor = comfy.sample.sample(
-            model,
-            comfy.sample.prepare_noise(latent, seed),
-            self.steps,
-            self.cfg,
-            self.sampler_name,
-            self.scheduler,
-            positive,
-            self.negative,
-            latent,
-            callback=stepped,
-            disable_pbar=True,
-            seed=seed,
+        noise, shown = comfy.sample.prepare_noise(latent, seed), {"callback": stepped, "disable_pbar": True, "seed": seed}
+        if self.sampler is None and self.sigmas is None:
+            told = (self.steps, self.cfg, self.sampler_name, self.scheduler, positive, self.negative, latent)
+            plain: Tensor = comfy.sample.sample(model, noise, *told, **shown)
+            return plain
+        sampler = self.sampler or comfy.samplers.sampler_object(self.sampler_name)
+        result: Tensor = comfy.sample.sample_custom(
+            model, noise, self.cfg, sampler, self._levels(model), positive, self.negative, latent, **shown
         )
         return result
+
+    def _levels(self, model: Any) -> Tensor:
+        if self.sigmas is not None:
+            return self.sigmas
+        levels: Tensor = comfy.samplers.KSampler(model, self.steps, model.load_device, self.sampler_name, self.scheduler).sigmas
+        return levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +172,16 @@ def calibrate(
             return kept
         into = Trajectory()
         sampling.run(attach(sampling.model, recipes.collect(into)), seed + number, number, bar)
-        return shelf.put(number, into, LEVELS, 0.0)
+        return shelf.put(number, into, LEVELS, sampling.end)
 
-    total = reduce(Statistics.and_, [teacher(number).statistics for number in range(trajectories)])
+    each = [teacher(number).statistics for number in range(trajectories)]
+    total = reduce(Statistics.and_, each)
+    out, rows = spared(trajectories * len(sampling.start)), len(sampling.start)
+    seen = [one for number, one in enumerate(each) if not any(out[rows * number : rows * (number + 1)])]
     watch = _until(time.monotonic() + 60 * minutes if minutes > 0.0 else math.inf, sampling.check)
     found = calibrated(name, total, about(sampling), watch=watch)
     stage = Recorded(sampling, shelf, (*total.sigmas, total.end), trajectories, bar)
-    found = rehearsed(found, speeds, stage, watch=watch)
+    found = rehearsed(found, speeds, stage, watch=watch, fitted=reduce(Statistics.and_, seen or each))
     bar.close()
     shelf.clear()
     return found
@@ -174,7 +200,8 @@ def _until(end: float, check: Callable[[], None]) -> Callable[[], bool]:
 def shelf_of(sampling: Sampling, seed: int, folder: Path) -> Shelf:
     """The shelf of a calibration; its key tells what the trajectories depend on."""
     prompts = [[conditioning_digest(entry) for entry in side] for side in (sampling.positive, sampling.negative)]
-    return Shelf(folder, json.dumps([about(sampling), sampling.scheduler, sampling.steps, seed, prompts]))
+    schedule = sampling.scheduler if sampling.sigmas is None else sampling.sigmas.tolist()
+    return Shelf(folder, json.dumps([about(sampling), schedule, sampling.steps, seed, prompts]))
 
 
 def conditioning_digest(entry: Any) -> str:

@@ -85,7 +85,7 @@ def _start(
 ) -> tuple[Choice, Run]:
     """A new run of `recipe`, or one that computes everything and says why if caching cannot be right here."""
     reason = None
-    name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+    name = options.sampler_name(sampler)
     try:
         schedule = Schedule(tuple(sigmas.tolist()))
     except CacheError as error:
@@ -95,7 +95,7 @@ def _start(
         reason = f"{rival} is on this model too, and two caches spoil each other: remove one of them"
     if reason is None:
         cfg = float(getattr(guider, "cfg", 1.0))
-        situation = Situation(guider.model_patcher, schedule, name.removeprefix("sample_"), cfg, tuple(noise.shape))
+        situation = Situation(guider.model_patcher, schedule, name, cfg, tuple(noise.shape))
         choice = choose(recipe, situation)
     else:
         choice = Choice(replace(recipe if isinstance(recipe, Recipe) else measure(), policy=Never(reason)), (reason,))

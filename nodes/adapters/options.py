@@ -83,6 +83,12 @@ def conditions(transformer_options: Options, run: Run) -> list[Any]:
     return [run.occurrence((uuid, frames)) for uuid in transformer_options["uuids"]]
 
 
+def sampler_name(sampler: Any) -> str:
+    """The name of one of the host's samplers, as its list has it, or of what else samples."""
+    name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
+    return str(name).removeprefix("sample_")
+
+
 def rival(transformer_options: Options) -> str | None:
     """Another cache on the same model, by name."""
     return next((key for key in RIVALS if key in transformer_options), None)
