@@ -8,6 +8,7 @@ from ..cache_core import published as p
 from ..cache_core.masks import budget
 from ..cache_core.trace import Calibration, Plan, Statistics, Terms, fit, plan
 from ..cache_core.trace.bands import TIMED
+from ..cache_core.trace.fit import Manner
 from ..demo.agreement import Setting
 from .contest import Course, Entrant
 from .frontier import COLUMNS
@@ -61,10 +62,10 @@ def variations(
     yield "without rehearsals", fit(own.statistics, mask)
     yield "without bands", fit(own.statistics.whole(), mask)
     for depth in DEPTHS:
-        yield f"{depth} velocities kept", fit(own.statistics, mask, depth)
+        yield f"{depth} velocities kept", fit(own.statistics, mask, Manner(depth))
     for words, terms in TERMS.items():
-        yield words, fit(own.statistics, mask, terms=terms)
-    yield "order 1", fit(own.statistics, mask, fitted=False)
+        yield words, fit(own.statistics, mask, Manner(terms=terms))
+    yield "order 1", fit(own.statistics, mask, Manner(fitted=False))
     for words, other in changed.items():
         yield words, fit(other.at(schedule), mask)
 

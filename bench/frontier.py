@@ -13,12 +13,14 @@ from ..cache_core import published as p
 from ..cache_core.masks import budget
 from ..cache_core.policies import Mask
 from ..cache_core.predictors import Hold
+from ..cache_core.solver import Solver
 from ..cache_core.trace import Calibration, Statistics, Terms, cost, fit, plan, search, universal
 from ..cache_core.trace.collect import TRIES
-from ..cache_core.trace.fit import Guessed, follow
+from ..cache_core.trace.fit import Guessed, Manner, follow
 from ..cache_core.trace.search import even
 from ..cache_core.trace.statistics import Array
 from ..demo.agreement import Setting
+from ..nodes.adapters.solvers import named, shown
 from . import methods, teachers
 from .contest import Course, Entrant
 from .methods import METHODS, RIVALS, fewer_steps, reference
@@ -63,10 +65,14 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar, only: Sequence[
 
 def entries(own: Calibration, other: Calibration, setting: Setting, family: str, speed: float) -> list[Entrant]:
     """The methods at one speed: all compute as many steps."""
-    schedule = Schedule((*own.statistics.sigmas, own.statistics.end))
+    levels = (*own.statistics.sigmas, own.statistics.end)
+    solver = shown(named(setting.sampler, levels), levels)
+    schedule = Schedule(levels, solver)
     count = budget(schedule.total, speed)
     plain = own.statistics.whole()
-    searched, held = (frozenset(search(costs, schedule.total, count, tries=TRIES)) for costs in (cost(plain, fitted=False), holding(plain)))
+    searched, held = (
+        frozenset(search(costs, schedule.total, count, tries=TRIES)) for costs in (cost(plain, False, solver), holding(plain, solver))
+    )
     made: dict[str, Recipe] = {
         "reuse": Recipe(Mask(searched, schedule.total), Hold(), name="reuse"),
         "reuse_own_mask": Recipe(Mask(held, schedule.total), Hold(), name="reuse"),
@@ -74,7 +80,7 @@ def entries(own: Calibration, other: Calibration, setting: Setting, family: str,
         "order_1_published_mask": p.encore(speed, family),
         "order_1_searched_mask": p.masked(searched, schedule.total),
         "order_1_left_out_mask": p.masked(plan(other, schedule, count).computed, schedule.total),
-        "local_least_squares": p.follow(fit(plain, searched, terms=IMITATES)),
+        "local_least_squares": p.follow(fit(plain, searched, Manner(terms=IMITATES), solver)),
         "trace_universal": p.trace(speed, universal()),
         "trace_left_out": p.trace(speed, other),
         "trace_left_out_unguarded": p.trace(speed, other, guarded=False),
@@ -83,7 +89,7 @@ def entries(own: Calibration, other: Calibration, setting: Setting, family: str,
     return [Entrant(name, setting, f"{speed:g}x", recipe) for name, recipe in made.items()]
 
 
-def holding(statistics: Statistics) -> Callable[[list[int]], float]:
+def holding(statistics: Statistics, solver: Solver | None = None) -> Callable[[list[int]], float]:
     """The expected error of a mask where the last computed velocity is reused, as `cost` has it for order 1."""
 
     def held(step: int, parts: Array, goal: Array, prior: Array) -> Array:
@@ -91,7 +97,7 @@ def holding(statistics: Statistics) -> Callable[[list[int]], float]:
         weights[:, -2] = 1.0
         return weights
 
-    return lambda mask: follow(Guessed(statistics, len(mask)), statistics, sorted(mask), 2, held).error
+    return lambda mask: follow(Guessed(statistics, len(mask)), statistics, sorted(mask), 2, held, solver=solver).error
 
 
 COLUMNS: Columns = (

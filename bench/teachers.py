@@ -10,11 +10,13 @@ from torch import Tensor
 
 from ..cache_core import Schedule
 from ..cache_core import published as p
+from ..cache_core.solver import Solver
 from ..cache_core.trace import Calibration, Statistics, Trajectory, calibrated, load, rehearsed
 from ..cache_core.trace.bands import LEVELS, Level
 from ..demo.agreement import DEFAULTS, HELD_OUT, Setting, conditions, load_model
 from ..demo.world import Scene, draw_scene
 from ..nodes.adapters.calibrate import described
+from ..nodes.adapters.solvers import named, shown
 from ..nodes.adapters.visit import visit
 from ..nodes.calibrations import SHIPPED
 from . import twins
@@ -48,6 +50,7 @@ class Recorded:
     cfg: float
     told: tuple[list[Any], list[Any], Tensor]
     teacher: Trajectory
+    solver: Solver | None = None
     batches: int = 1
 
     @property
@@ -84,11 +87,13 @@ def calibration(
     room, teacher = _teach(family, setting, trajectories)
     assert teacher.start is not None, "something was sampled"
     about = described(room.model, setting.cfg, setting.sampler, teacher.start.shape)
-    found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), about)
-    speeds = speeds if setting.sampler == "euler" else ()  # plans are fitted to Euler's steps
+    levels = (*teacher.sigmas, 0.0)
+    solver = named(setting.sampler, levels)
+    found = calibrated(f"demo-{family}", teacher.statistics(LEVELS, 0.0), about, solver=shown(solver, levels))
+    speeds = speeds if solver is not None else ()  # others cannot be rehearsed
     told = conditions(family, room.scenes, setting)
     seen = teacher.statistics(LEVELS, 0.0, fitted=True)
-    return rehearsed(found, speeds, Recorded(room.model, setting.cfg, told, teacher), mixes=mixes, fitted=seen)
+    return rehearsed(found, speeds, Recorded(room.model, setting.cfg, told, teacher, shown(solver, levels)), mixes=mixes, fitted=seen)
 
 
 def shipped(family: str, setting: Setting) -> Calibration | None:

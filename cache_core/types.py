@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import CacheError
 from .measure import Ratio
+from .solver import Solver
 
 StreamKey = Hashable
 
@@ -50,9 +51,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The noise levels of one sampling: `sigmas`, noisiest first, one more than there are steps."""
+    """The noise levels of one sampling: `sigmas`, noisiest first, one more than there are steps.
+
+    `solver` tells how it goes from one to the next; None is Euler's method, or one whose rule is not known.
+    """
 
     sigmas: tuple[float, ...]
+    solver: Solver | None = field(default=None, repr=False)
     total: int = field(init=False, repr=False, compare=False)  # steps
     _hash: int = field(init=False, repr=False, compare=False)  # schedules are keys of caches that every evaluation looks into
     _rising: tuple[float, ...] = field(init=False, repr=False, compare=False)  # where steps start, with a minus
@@ -60,7 +65,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", len(self.sigmas) - 1)
-        object.__setattr__(self, "_hash", hash(self.sigmas))
+        object.__setattr__(self, "_hash", hash((self.sigmas, self.solver)))
         object.__setattr__(self, "_rising", tuple(-sigma for sigma in self.sigmas[:-1]))
         object.__setattr__(self, "places", {sigma: self.index(sigma) for sigma in self.sigmas})
         if len(self.sigmas) < 2 or any(a < b for a, b in zip(self.sigmas, self.sigmas[1:], strict=False)):

@@ -9,6 +9,7 @@ import torch
 from pack.bench import frontier, plot
 from pack.cache_core.trace import Statistics, cost, fit, search, universal
 from pack.cache_core.trace import fit as fits
+from pack.cache_core.trace.fit import Manner
 from pack.demo import agreement
 from pack.demo.agreement import DEFAULTS
 from pack.demo.world import draw_scene
@@ -51,7 +52,7 @@ def test_local_least_squares_imitates_the_teacher_on_the_searched_mask():
     found = {each.method: each.recipe for each in frontier.entries(universal(), universal(), DEFAULTS["flux"], "flux", 2.0)}
     made, searched = found["local_least_squares"].predictor.planner.only, found["order_1_searched_mask"].policy
     assert made.computed == searched.computed
-    assert made.weights == fit(universal().statistics.whole(), made.computed, terms=frontier.IMITATES).weights
+    assert made.weights == fit(universal().statistics.whole(), made.computed, Manner(terms=frontier.IMITATES)).weights
     assert all(row[-1] == 0.0 for rows in made.weights.values() for row in rows)  # nothing of the latent
 
 

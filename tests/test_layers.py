@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HOST = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "execution", "server"}
-ORDER = ["errors", "measure", "types", "history", "masks", "tables", "trace", "blockcache", "policies", "predictors"]
+ORDER = ["errors", "measure", "solver", "types", "history", "masks", "tables", "trace", "blockcache", "policies", "predictors"]
 ORDER += ["recipe", "fallback", "ledger", "stream", "run", "published", "skip", "var"]
 CORE = sorted((ROOT / "cache_core").glob("**/*.py"))
 SOURCES = [path for folder in ("cache_core", "nodes", "demo", "launch", "bench") for path in sorted((ROOT / folder).glob("**/*.py"))]

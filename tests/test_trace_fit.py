@@ -9,7 +9,7 @@ from pack.cache_core import CacheError
 from pack.cache_core.trace import Statistics, Terms, Trajectory, cost, even, fit, search
 from pack.cache_core.trace import fit as fits
 from pack.cache_core.trace.bands import join, split
-from pack.cache_core.trace.fit import DEPTH
+from pack.cache_core.trace.fit import DEPTH, Manner
 from pack.cache_core.trace.search import crowded
 from policy_runs import flow
 from trace_runs import statistics, trajectories
@@ -71,7 +71,7 @@ def test_an_ablation_is_the_plain_fit_without_that_part(deaf, left_out):
     schedule, mask = flow(20), [0, 3, 5, 7, 10, 12, 15, 19]
     start, velocities = trajectories(schedule)
     terms = {left_out: False}
-    found = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], (), 0.0), mask, terms=Terms(**terms))
+    found = fit(Statistics.of(start, velocities, schedule.sigmas[:-1], (), 0.0), mask, Manner(terms=Terms(**terms)))
     table, _, _ = plain_fit(start, velocities, schedule.sigmas, mask, **terms)
     for step, row in table.items():
         assert found.weights[step][0] == pytest.approx(row.tolist(), rel=1e-3, abs=1e-4)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pack.cache_core.solver import Walk, euler
 from pack.cache_core.trace import Trajectory, rehearse
 from pack.cache_core.trace.bands import LEVELS, split
 from pack.cache_core.trace.mixing import Problem, kept
@@ -36,7 +37,9 @@ def test_a_trajectory_that_is_held_out_is_not_fitted_and_decides_what_stays(alik
     parts = torch.randn(3, 8, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     prior, line = np.array([-1.0, 2.0, 0.0]), 2 * parts[1] - parts[0]
     goal = torch.cat([parts[1, :7], (parts[1] if alike else line)[7:]])  # seven go by the newest velocity, the eighth too or by the line
-    weights, _ = _fitted([Student(parts[2], parts[2] + goal, list(parts[:2]))], 1.0, (), prior, mixes=False)
+    levels, rule = (1.0, 2.0), euler((1.0, 2.0))  # a step of 1
+    student = Student(Walk(parts[2], levels, rule), Walk(parts[2] + goal, levels, rule), list(parts[:2]))
+    weights, _ = _fitted([student], (), prior, mixes=False)
     assert weights[0].tolist() == pytest.approx([0.0, 1.0, 0.0] if alike else [-1.0, 2.0, 0.0], abs=2e-3)
 
 

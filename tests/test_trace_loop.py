@@ -31,7 +31,7 @@ from pack.cache_core.trace import (
 from pack.cache_core.trace.bands import LEVELS
 from pack.cache_core.trace.calibration import refitted
 from pack.cache_core.trace.collect import visits
-from pack.cache_core.trace.fit import DEPTH
+from pack.cache_core.trace.fit import DEPTH, Manner
 from pack.cache_core.types import Observation, Step
 from pack.nodes import trace as trace_nodes
 from pack.nodes.adapters.host import attach
@@ -124,7 +124,7 @@ def test_where_other_steps_were_computed_weights_are_fitted_for_those(world):
 
 
 def test_a_plan_of_fewer_anchors_than_are_kept_is_followed_as_it_is(world):
-    made, steps = fit(world.statistics(), MASK, depth=3), MASK[:5]
+    made, steps = fit(world.statistics(), MASK, Manner(3)), MASK[:5]
     x = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(9))
     parts = [*(world.path(world.sigmas[n]) for n in steps[-3:]), x]
     wanted = sum(weight * part for weight, part in zip(made.weights[17][0], parts, strict=True))

@@ -23,17 +23,34 @@ def statistics(schedule, levels=(), **kwargs):
 
 
 class World:
-    """A model in closed form on latents [6, 4, 8, 8]: a smooth path, and an answer to drift that mixes channels."""
+    """A model in closed form on latents [6, 4, 8, 8]: a smooth path, and an answer to drift that mixes channels.
 
-    def __init__(self, schedule: Schedule) -> None:
+    Sampled by Euler's method, or where `solver` is given, by DPM-Solver++(2M), which that is to be.
+    """
+
+    def __init__(self, schedule: Schedule, solver=None) -> None:
+        self.solver = solver
         random = torch.Generator().manual_seed(5)
         self.sigmas = schedule.sigmas
         self.begin, *self.bases = (torch.randn(6, 4, 8, 8, generator=random) for _ in range(9))
         self.mixing = torch.randn(4, 4, generator=random)
         self.teacher, x, self.visited = [self.begin], self.begin, []
+        pictures = []
         for n, sigma in enumerate(self.sigmas[:-1]):
-            x = x + (self.sigmas[n + 1] - sigma) * self.path(sigma)
+            x = self.step(n, x, self.path(sigma), pictures)
             self.teacher.append(x)
+
+    def step(self, n: int, x: torch.Tensor, v: torch.Tensor, pictures: list[torch.Tensor]) -> torch.Tensor:
+        """The latent after step n at velocity `v`; of 2M (arXiv:2211.01095, algorithm 2) with the `pictures` predicted so far."""
+        sigma, after = self.sigmas[n], self.sigmas[n + 1]
+        if self.solver is None:
+            return x + (after - sigma) * v
+        pictures.append(x - sigma * v)
+        shown, share = pictures[-1], 1 - after / sigma
+        if n > 0 and after > 0.0:
+            r = math.log(self.sigmas[n - 1] / sigma) / math.log(sigma / after)
+            shown = (1 + 1 / (2 * r)) * pictures[-1] - 1 / (2 * r) * pictures[-2]
+        return after / sigma * x + share * shown
 
     def path(self, sigma: float) -> torch.Tensor:
         waves = (1.0, sigma, *(math.sin(turns * sigma + turns) for turns in (5, 7, 9, 11, 13)), math.exp(-4 * sigma))
@@ -50,8 +67,8 @@ class World:
 
     def sample(self, made) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The final latent of a cached sampling by the plan `made`, and the velocities that it computed."""
-        x, known, computed = self.begin, [], []
-        for n, sigma in enumerate(self.sigmas[:-1]):
+        x, known, computed, pictures = self.begin, [], [], []
+        for n in range(len(self.sigmas) - 1):
             if n in made.computed:
                 computed.append(self.velocity(n, x))
                 known = [*known, computed[-1]][-DEPTH:]
@@ -63,7 +80,7 @@ class World:
                     (table,) = torch.from_numpy(made.mixing[n]).float()  # channel answered, part, channel seen
                     for p, part in enumerate(parts):
                         v = v + torch.einsum("ck,bkhw->bchw", table[:, p], part)
-            x = x + (self.sigmas[n + 1] - sigma) * v
+            x = self.step(n, x, v, pictures)
         return x, computed
 
     def error(self, made) -> float:

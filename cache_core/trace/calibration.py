@@ -24,6 +24,7 @@ from .statistics import Array, Statistics
 
 FORMAT, READABLE = 3, (2, 3)  # of the file: in the second, channels do not mix
 UNIVERSAL = Path(__file__).parent / "universal.safetensors"
+EULER = "euler"
 ANEW = "Delete it and calibrate again."
 
 
@@ -45,14 +46,16 @@ class Levels:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed:
-    """A plan that was rehearsed on the schedule of `sigmas`, and is for that one alone."""
+    """A plan that was rehearsed on the schedule of `sigmas` with the solver of that name, and is for these alone."""
 
     sigmas: tuple[float, ...]
     plan: Plan
+    solver: str = EULER
 
     def fits(self, schedule: Schedule, count: int) -> bool:
         """Whether it computes `count` steps of this very schedule."""
-        return len(self.plan.computed) == count and alike(self.sigmas, schedule)
+        solver = schedule.solver.name if schedule.solver else EULER
+        return len(self.plan.computed) == count and self.solver == solver and alike(self.sigmas, schedule)
 
 
 def alike(sigmas: Sequence[float], schedule: Schedule) -> bool:
@@ -92,13 +95,13 @@ class Calibration:
 def plan(calibration: Calibration, schedule: Schedule, count: int) -> Plan:
     """A rehearsed plan of `count` computed steps of `schedule`, or else one fitted now: some milliseconds, then remembered."""
     rehearsed = next((known.plan for known in calibration.plans if known.fits(schedule, count)), None)
-    return rehearsed or fit(calibration.statistics.at(schedule), calibration.computed(schedule, count))
+    return rehearsed or fit(calibration.statistics.at(schedule), calibration.computed(schedule, count), solver=schedule.solver)
 
 
 @lru_cache(maxsize=256)
 def refitted(calibration: Calibration, schedule: Schedule, computed: frozenset[int]) -> Plan:
     """A plan for any mask: some milliseconds, then remembered."""
-    return fit(calibration.statistics.at(schedule), computed)
+    return fit(calibration.statistics.at(schedule), computed, solver=schedule.solver)
 
 
 def save(calibration: Calibration, path: Path) -> None:
@@ -112,7 +115,7 @@ def save(calibration: Calibration, path: Path) -> None:
         "levels": statistics.levels,
         "trajectories": statistics.trajectories,
         "masks": [{"sigmas": mask.sigmas, "total": mask.total} for mask in calibration.masks],
-        "plans": [{"sigmas": known.sigmas, **_plain(known.plan)} for known in calibration.plans],
+        "plans": [{"sigmas": known.sigmas, "solver": known.solver, **_plain(known.plan)} for known in calibration.plans],
         "about": dict(calibration.about),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +154,10 @@ def _read(header: Mapping[str, Any], gram: Array, mixing: Mapping[str, Array], n
         )
     statistics = Statistics(_floats(header["sigmas"]), gram, listed(header["levels"]), float(header["end"]), int(header["trajectories"]))
     masks = tuple(Levels(_floats(mask["sigmas"]), int(mask["total"])) for mask in header["masks"])
-    plans = tuple(Rehearsed(_floats(known["sigmas"]), _plan(known, f"mixing.{n}.", mixing)) for n, known in enumerate(header["plans"]))
+    plans = tuple(
+        Rehearsed(_floats(known["sigmas"]), _plan(known, f"mixing.{n}.", mixing), str(known.get("solver", EULER)))
+        for n, known in enumerate(header["plans"])
+    )
     return Calibration(str(header["name"]), statistics, masks, _about(header["about"]), plans)
 
 

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..errors import CacheError
 from ..masks import budget, rescale
+from ..solver import Solver
 from ..tables.masks import FLUX_GOLDEN, FLUX_LEMICA, WAN_GOLDEN, WAN_LEMICA
 from ..types import Schedule
 from .bands import Level
-from .calibration import Calibration, Levels, Rehearsed, universal
+from .calibration import EULER, Calibration, Levels, Rehearsed, universal
 from .chain import chained
 from .fit import fit
 from .rehearse import Stage, best, spared
@@ -52,19 +53,26 @@ class Trajectory:
         return Statistics.of(self.start[rows], [velocity[rows] for velocity in self.velocities], self.sigmas, levels, end)
 
 
-def masks(statistics: Statistics, tries: int = TRIES, watch: Callable[[], object] = lambda: None) -> tuple[Levels, ...]:
+def masks(
+    statistics: Statistics, tries: int = TRIES, watch: Callable[[], object] = lambda: None, solver: Solver | None = None
+) -> tuple[Levels, ...]:
     """The best mask found for each of SPEEDS on the statistics' own schedule; `watch` as in `search`."""
     total = len(statistics.sigmas)
     counts = sorted({budget(total, speed) for speed in SPEEDS} - {total})
-    found = [search(cost(statistics), total, count, (), tries, watch=watch) for count in counts]
+    found = [search(cost(statistics, solver=solver), total, count, (), tries, watch=watch) for count in counts]
     return tuple(Levels(tuple(statistics.sigmas[n] for n in mask), total) for mask in found)
 
 
 def calibrated(
-    name: str, statistics: Statistics, about: Mapping[str, Any], tries: int = TRIES, watch: Callable[[], object] = lambda: None
+    name: str,
+    statistics: Statistics,
+    about: Mapping[str, Any],
+    tries: int = TRIES,
+    watch: Callable[[], object] = lambda: None,
+    solver: Solver | None = None,
 ) -> Calibration:
-    """A calibration of `statistics` with its masks searched."""
-    return Calibration(name, statistics, masks(statistics, tries, watch), about)
+    """A calibration of `statistics` with its masks searched, for `solver` (None: Euler's)."""
+    return Calibration(name, statistics, masks(statistics, tries, watch, solver), about)
 
 
 def rehearsed(
@@ -84,7 +92,7 @@ def rehearsed(
     out: what is searched and guessed for it goes by them.
     """
     statistics = calibration.statistics if fitted is None else fitted
-    schedule = Schedule((*statistics.sigmas, statistics.end))
+    schedule = Schedule((*statistics.sigmas, statistics.end), stage.solver)
     counts = sorted({budget(schedule.total, speed) for speed in speeds} - {schedule.total})
     plans = []
     for count in counts:
@@ -92,9 +100,11 @@ def rehearsed(
         starts = [sorted(mask) for mask in masks] + [sorted(rescale(mask, schedule, count)) for mask in PUBLISHED]
         starts += [chained(statistics, count)] if count > 2 else []
         for seed in range(1, candidates - 1):
-            masks.add(frozenset(search(cost(statistics), schedule.total, count, starts, TRIES, watch, far=seed)))
-        plans.append(best(stage, [fit(statistics, mask) for mask in sorted(masks, key=sorted)], mixes))
-    return replace(calibration, plans=tuple(Rehearsed(schedule.sigmas, made) for made in plans))
+            costs = cost(statistics, solver=stage.solver)
+            masks.add(frozenset(search(costs, schedule.total, count, starts, TRIES, watch, far=seed)))
+        plans.append(best(stage, [fit(statistics, mask, solver=stage.solver) for mask in sorted(masks, key=sorted)], mixes))
+    solver = stage.solver.name if stage.solver else EULER
+    return replace(calibration, plans=tuple(Rehearsed(schedule.sigmas, made, solver) for made in plans))
 
 
 def visits(steps: int, speeds: Iterable[float]) -> int:

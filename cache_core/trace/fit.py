@@ -3,7 +3,7 @@
 The answer at step n is sum_j w_nj v_aj + u_n x_n, per band, from the last computed velocities v_a and the latent x. All of
 these lie in the span of the starting noise and the teacher's velocities, so a whole cached sampling can be followed as
 coefficients on those, and every least-squares problem in it needs their inner products (`Statistics`) and nothing else.
-The fit's target at step n is the velocity that leads from the student's own x_n to the teacher's x_(n+1) under the Euler
+The fit's target at step n is the velocity that leads from the student's own x_n to the teacher's x_(n+1) in the solver's
 step, at computed steps too: there it repays what earlier forecasts lost. Related: PAS (arXiv:2411.06503) corrects few-step
 solvers towards a teacher's states by gradient descent; L2P (arXiv:2604.26365) fits caches to the teacher's own features.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..solver import Solver, Walk, euler
 from .bands import Level
 from .statistics import Array, Statistics
 
@@ -83,45 +84,66 @@ def order_one(times: Array, time: float) -> Array:
     return weights
 
 
-def fit(
-    statistics: Statistics, computed: Iterable[int], depth: int = DEPTH, ridge: float = RIDGE, fitted: bool = True, terms: Terms = ALL
-) -> Plan:
-    """Follow a sampling that computes the steps `computed` and fit its weights on the way; unless `fitted`, leave them at order 1."""
-    mask = sorted(computed)
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a sampling is followed: with `depth` velocities kept, and `ridge` drawing weights to order 1; they stay there unless `fitted`."""
+
+    depth: int = DEPTH
+    ridge: float = RIDGE
+    fitted: bool = True
+    terms: Terms = ALL
+
+
+USUAL = Manner()
+
+
+def fit(statistics: Statistics, computed: Iterable[int], manner: Manner = USUAL, solver: Solver | None = None) -> Plan:
+    """Follow a sampling by `solver` (None: Euler's) that computes the steps `computed`, and fit its weights on the way."""
+    mask, terms = sorted(computed), manner.terms
     space = Guessed(statistics, len(mask))
-    return follow(space, statistics, mask, depth, _with(terms, mask, space.solver(ridge)) if fitted else _prior, terms.returns)
+    choose = _with(terms, mask, space.solver(manner.ridge)) if manner.fitted else _prior
+    return follow(space, statistics, mask, manner.depth, choose, terms.returns, solver)
 
 
 # Weights [bands, anchors + 1] for a step, from the parts [bands, anchors + 1, basis], the goal [bands, basis] and the prior [anchors + 1].
 Choice = Callable[[int, Array, Array, Array], Array]
 
 
-def follow(space: "Space", statistics: Statistics, mask: Sequence[int], depth: int, choose: Choice, returns: bool = True) -> Plan:
+def follow(
+    space: "Space",
+    statistics: Statistics,
+    mask: Sequence[int],
+    depth: int,
+    choose: Choice,
+    returns: bool = True,
+    solver: Solver | None = None,
+) -> Plan:
     """The plan of a cached sampling in `space` whose weights `choose` gives, step after step."""
-    sigmas = np.array([*statistics.sigmas, statistics.end])
-    student, teacher = space.start(), space.start()
+    levels = (*statistics.sigmas, statistics.end)
+    sigmas, rule = np.array(levels), solver or euler(levels)
+    student, teacher = Walk(space.start(), levels, rule), Walk(space.start(), levels, rule)
     known: list[tuple[int, Array]] = []
     weights, anchors, exams = {}, {}, {}
     for n in range(len(sigmas) - 1):
-        stride = sigmas[n + 1] - sigmas[n]
         truth = space.velocity(n)
         if n in mask:
-            seen = space.seen(n, student, student - teacher, sigmas[n])
+            seen = space.seen(n, student.x, student.x - teacher.x, sigmas[n])
             if len(known) > 1:
                 line = order_one(sigmas[[step for step, _ in known]], sigmas[n])[:-1]
                 forecast = np.einsum("p,gpm->gm", line, np.stack([part for _, part in known], 1))
                 exams[n] = math.sqrt(space.square(forecast - seen) / space.square(seen))
             known = [*known, (n, seen)][-depth:]
-        goal = (teacher + stride * truth - student) / stride if returns else truth
+        teacher.go(truth)
+        goal = student.back(teacher.x) if returns else truth
         answer = known[-1][1]
         if len(known) > 1:
             prior = order_one(sigmas[[step for step, _ in known]], sigmas[n])
-            parts = np.stack([*(part for _, part in known), student], 1)  # [bands, anchors + 1, basis]
+            parts = np.stack([*(part for _, part in known), student.x], 1)  # [bands, anchors + 1, basis]
             found = choose(n, parts, goal, prior)
             answer = np.einsum("gp,gpm->gm", found, parts)
             weights[n], anchors[n] = tuple(map(tuple, found.tolist())), tuple(step for step, _ in known)
-        student, teacher = student + stride * answer, teacher + stride * truth
-    error = math.sqrt(space.square(student - teacher) / space.square(teacher))
+        student.go(answer)
+    error = math.sqrt(space.square(student.x - teacher.x) / space.square(teacher.x))
     return Plan(frozenset(mask), MappingProxyType(weights), MappingProxyType(anchors), statistics.levels, error, MappingProxyType(exams))
 
 

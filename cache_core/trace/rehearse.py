@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..measure import TINY
+from ..solver import Solver, Walk, euler
 from .bands import Level
 from .fit import DEPTH, Plan, order_one
 from .mixing import Problem, answer, kept, mix, table
@@ -35,6 +36,11 @@ class Stage(Protocol):
     @property
     def sigmas(self) -> tuple[float, ...]:
         """The noise levels, the one at the end too."""
+        ...
+
+    @property
+    def solver(self) -> Solver | None:
+        """How they were sampled and students are; None: by Euler's method."""
         ...
 
     @property
@@ -59,25 +65,33 @@ class Stage(Protocol):
 class Student:
     """One batch on its way: its own latent, the teacher's, both [B, C, (F,) H, W], and the last computed velocities."""
 
-    x: Tensor
-    teacher: Tensor
+    own: Walk
+    teacher: Walk
     anchors: list[Tensor] = field(default_factory=list)
+
+    @property
+    def x(self) -> Tensor:
+        """Where it is."""
+        found: Tensor = self.own.x
+        return found
 
     @property
     def parts(self) -> list[Tensor]:
         """Regressors: anchors, oldest first, then the latent."""
         return [*self.anchors, self.x]
 
-    def goal(self, stride: float) -> Tensor:
+    @property
+    def goal(self) -> Tensor:
         """The velocity [B, C, (F,) H, W] that leads to where the teacher is after this step."""
-        return (self.teacher - self.x) / stride
+        found: Tensor = self.own.back(self.teacher.x)
+        return found
 
 
 def rehearse(stage: Stage, computed: Iterable[int], levels: tuple[Level, ...], depth: int = DEPTH, mixes: bool = True) -> Plan:
     """The plan that computes these steps, with the error that it had. Unless it `mixes`, all channels go by one weight."""
 
-    def fitted(step: int, students: Sequence[Student], stride: float, prior: Array) -> tuple[Array, Array | None]:
-        return _fitted(students, stride, levels, prior, mixes)
+    def fitted(step: int, students: Sequence[Student], prior: Array) -> tuple[Array, Array | None]:
+        return _fitted(students, levels, prior, mixes)
 
     return _sampled(stage, computed, levels, depth, fitted)
 
@@ -85,7 +99,7 @@ def rehearse(stage: Stage, computed: Iterable[int], levels: tuple[Level, ...], d
 def tried(stage: Stage, plan: Plan, depth: int = DEPTH) -> Plan:
     """The same plan, with the error and the exams that it really had."""
 
-    def given(step: int, students: Sequence[Student], stride: float, prior: Array) -> tuple[Array, Array | None]:
+    def given(step: int, students: Sequence[Student], prior: Array) -> tuple[Array, Array | None]:
         return np.array(plan.weights[step]), plan.mixing.get(step)
 
     return _sampled(stage, plan.computed, plan.levels, depth, given)
@@ -97,19 +111,20 @@ def best(stage: Stage, guesses: Iterable[Plan], mixes: bool = True) -> Plan:
     return min(ended, key=lambda plan: plan.error)
 
 
-# Weights [bands, P] of a step, and what mixing adds: from its number, the students, the stride and the prior [P].
-Choice = Callable[[int, Sequence[Student], float, Array], tuple[Array, Array | None]]
+# Weights [bands, P] of a step, and what mixing adds: from its number, the students and the prior [P].
+Choice = Callable[[int, Sequence[Student], Array], tuple[Array, Array | None]]
 
 
 def _sampled(stage: Stage, computed: Iterable[int], levels: tuple[Level, ...], depth: int, choose: Choice) -> Plan:
     """The plan whose weights `choose` gives, step after step, with the error that it had."""
     sigmas, mask = np.array(stage.sigmas), sorted(computed)
-    students = [Student(start := stage.start(number).float(), start) for number in range(stage.batches)]
+    rule = stage.solver or euler(stage.sigmas)
+    starts = [stage.start(number).float() for number in range(stage.batches)]
+    students = [Student(Walk(start, stage.sigmas, rule), Walk(start, stage.sigmas, rule)) for start in starts]
     weights, anchors, exams, mixing = {}, {}, {}, {}
     known: list[int] = []
     worst = torch.zeros(sum(len(student.x) for student in students))
     for n in range(len(sigmas) - 1):
-        stride = float(sigmas[n + 1] - sigmas[n])
         if n in mask:
             line = order_one(sigmas[known], sigmas[n])[:-1] if len(known) > 1 else None
             missed, whole = _visit(stage, students, float(sigmas[n]), line, depth)
@@ -118,16 +133,16 @@ def _sampled(stage: Stage, computed: Iterable[int], levels: tuple[Level, ...], d
                 exams[n] = math.sqrt(missed.sum() / whole.sum())
                 worst = torch.maximum(worst, (missed / whole).sqrt() / (exams[n] + TINY))
         for number, student in enumerate(students):
-            student.teacher = student.teacher + stride * stage.taught(number, n).float()
+            student.teacher.go(stage.taught(number, n).float())
         if len(known) > 1:
-            found, mixed = choose(n, students, stride, order_one(sigmas[known], sigmas[n]))
+            found, mixed = choose(n, students, order_one(sigmas[known], sigmas[n]))
             weights[n], anchors[n] = tuple(map(tuple, found.tolist())), tuple(known)
             if mixed is not None:
                 mixing[n] = mixed
         made = torch.from_numpy(table(np.array(weights[n]), mixing.get(n))).float() if n in weights else None
         for student in students:
             velocity = student.anchors[-1] if made is None else answer(student.parts, made.to(student.x.device), levels)
-            student.x = student.x + stride * velocity
+            student.own.go(velocity)
     ends, out = _distances(students), torch.tensor(spared(len(worst)))
     return Plan(
         frozenset(mask),
@@ -175,13 +190,13 @@ def _visit(stage: Stage, students: Sequence[Student], sigma: float, line: Array 
     return (torch.cat(missed), torch.cat(whole)) if missed else (torch.zeros(1), torch.zeros(1))
 
 
-def _fitted(students: Sequence[Student], stride: float, levels: tuple[Level, ...], prior: Array, mixes: bool) -> tuple[Array, Array | None]:
+def _fitted(students: Sequence[Student], levels: tuple[Level, ...], prior: Array, mixes: bool) -> tuple[Array, Array | None]:
     """Weights [bands, P] that lead all students back to their teachers in this step, and what mixing adds if both halves have some."""
     groups, problems = _groups(sum(len(student.x) for student in students)), dict[int, Problem]()
     before = 0
-    for student, share in zip(students, _shares(students, stride, prior), strict=True):
+    for student, share in zip(students, _shares(students, prior), strict=True):
         scale = share.sqrt().reshape(-1, *[1] * (student.x.ndim - 1))
-        parts, goal = torch.stack(student.parts) * scale, student.goal(stride) * scale
+        parts, goal = torch.stack(student.parts) * scale, student.goal * scale
         own = groups[before : before + len(goal)]
         for group in sorted(set(own)):
             rows = [row for row, found in enumerate(own) if found == group]
@@ -205,18 +220,18 @@ def _groups(count: int) -> list[int]:
     return found
 
 
-def _shares(students: Sequence[Student], stride: float, prior: Array) -> list[Tensor]:
+def _shares(students: Sequence[Student], prior: Array) -> list[Tensor]:
     """What each trajectory counts [B]: the inverse of what order 1 leaves of its goal, so that a few bad ones do not rule the fit."""
     left, made = [], torch.from_numpy(table(prior[None])).float()
     for student in students:
         line = answer(student.parts, made.to(student.x.device), ())
-        left.append((student.goal(stride) - line).square().flatten(1).sum(1))
+        left.append((student.goal - line).square().flatten(1).sum(1))
     mean = torch.cat(left).mean() + TINY
     return [1.0 / (part / mean).clamp_min(LEAST) for part in left]
 
 
 def _distances(students: Sequence[Student]) -> Tensor:
     """Of the students' latents [B] from their teachers', as logarithms of shares of the latter's norms: a few do not rule the mean."""
-    far = torch.cat([(student.x - student.teacher).flatten(1).norm(dim=1) for student in students])
-    whole = torch.cat([student.teacher.flatten(1).norm(dim=1) for student in students])
+    far = torch.cat([(student.x - student.teacher.x).flatten(1).norm(dim=1) for student in students])
+    whole = torch.cat([student.teacher.x.flatten(1).norm(dim=1) for student in students])
     return (far.clamp_min(TINY) / whole).log().cpu()

@@ -6,7 +6,8 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from .fit import fit
+from ..solver import Solver
+from .fit import Manner, fit
 from .statistics import Statistics
 
 NEAR = 4  # steps that most moves of one step stay within
@@ -34,9 +35,10 @@ def crowded(total: int, count: int, start: float, end: float) -> list[int]:
     return mask
 
 
-def cost(statistics: Statistics, fitted: bool = True) -> Callable[[list[int]], float]:
-    """The expected error of a mask's plan; of order 1 on it unless `fitted`."""
-    return lambda mask: fit(statistics, mask, fitted=fitted).error
+def cost(statistics: Statistics, fitted: bool = True, solver: Solver | None = None) -> Callable[[list[int]], float]:
+    """The expected error of a mask's plan under `solver`; of order 1 on it unless `fitted`."""
+    manner = Manner(fitted=fitted)
+    return lambda mask: fit(statistics, mask, manner, solver).error
 
 
 def search(

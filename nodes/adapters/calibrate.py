@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from ...cache_core import CacheError
 from ...cache_core import published as recipes
+from ...cache_core.solver import Solver
 from ...cache_core.trace import Calibration, Kept, Shelf, Statistics, Trajectory, calibrated, rehearsed
 from ...cache_core.trace.bands import LEVELS
 from ...cache_core.trace.collect import visits
@@ -26,11 +27,11 @@ from ...cache_core.trace.rehearse import spared
 from . import options
 from .families import family_of
 from .host import attach
+from .solvers import shown, solver_of
 from .told import digest, few, numbers, told
 from .visit import visit
 
 VECTORS = 32  # small parameters that a model is told by
-REHEARSABLE = "euler"  # the sampler whose plans can be rehearsed
 FEWEST = 8  # steps of a sampling to learn from
 
 
@@ -83,10 +84,9 @@ class Sampling:
                 )
         return cls(sampler=sampler, sigmas=sigmas, **settings)
 
-    @property
-    def rehearsable(self) -> bool:
-        """Whether plans can be rehearsed for its sampler: for Euler's steps without noise between them."""
-        return self.sampler_name == REHEARSABLE and not getattr(self.sampler, "extra_options", None)
+    def solver(self, levels: Sequence[float]) -> Solver | None:
+        """How it steps over these noise levels, or None where that is not known: then no plan can be rehearsed."""
+        return solver_of(self.sampler or comfy.samplers.sampler_object(self.sampler_name), levels, self.model.model)
 
     @property
     def end(self) -> float:
@@ -130,6 +130,7 @@ class Recorded:
     sampling: Sampling
     shelf: Shelf
     sigmas: tuple[float, ...]
+    solver: Solver | None
     batches: int
     bar: "Progress"
 
@@ -156,13 +157,12 @@ def calibrate(
     """Sample so many prompts uncached, learn from them, and rehearse a plan for each of `speeds` on the same prompts.
 
     What is sampled stays on the `shelf`, so that a calibration that was cancelled goes on; it is cleared when all is done.
-    Plans are fitted to Euler's steps, and rehearsed for the sampler euler alone. So many `minutes` after the samplings no better masks
-    are searched any more, unless it is 0. Raises CacheError where another cache is on the model.
+    Plans are fitted to the sampler's own steps where its rule is known, and to Euler's, unrehearsed, where it is not. So many `minutes`
+    after the samplings no better masks are searched any more, unless it is 0. Raises CacheError where another cache is on the model.
     """
     rival = options.rival(sampling.model.model_options.get("transformer_options", {}))
     if rival is not None:
         raise CacheError(f"Another cache is on this model ({rival}), and a calibration needs every step. Remove EasyCache or LazyCache.")
-    speeds = speeds if sampling.rehearsable else ()
     bar = Progress(trajectories * (sampling.steps + visits(sampling.steps, speeds)))
 
     def teacher(number: int) -> Kept:
@@ -179,9 +179,11 @@ def calibrate(
     out, rows = spared(trajectories * len(sampling.start)), len(sampling.start)
     seen = [one for number, one in enumerate(each) if not any(out[rows * number : rows * (number + 1)])]
     watch = _until(time.monotonic() + 60 * minutes if minutes > 0.0 else math.inf, sampling.check)
-    found = calibrated(name, total, about(sampling), watch=watch)
-    stage = Recorded(sampling, shelf, (*total.sigmas, total.end), trajectories, bar)
-    found = rehearsed(found, speeds, stage, watch=watch, fitted=reduce(Statistics.and_, seen or each))
+    levels = (*total.sigmas, total.end)
+    solver = sampling.solver(levels)
+    found = calibrated(name, total, about(sampling), watch=watch, solver=shown(solver, levels))
+    stage = Recorded(sampling, shelf, levels, shown(solver, levels), trajectories, bar)
+    found = rehearsed(found, speeds if solver else (), stage, watch=watch, fitted=reduce(Statistics.and_, seen or each))
     bar.close()
     shelf.clear()
     return found

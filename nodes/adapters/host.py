@@ -20,6 +20,7 @@ from ...cache_core.published import measure
 from . import inside, options, reports
 from .choice import Choice, Chooser, Listener, Situation, choose
 from .families import blocks_of
+from .solvers import shown, solver_of
 
 GUIDED, COND, UNCOND = Site.GUIDED, Site.COND, Site.UNCOND
 NEEDED = {  # what is not wrapped costs nothing; from the inside of a network a run may retreat to the site cond
@@ -87,7 +88,8 @@ def _start(
     reason = None
     name = options.sampler_name(sampler)
     try:
-        schedule = Schedule(tuple(sigmas.tolist()))
+        levels = tuple(sigmas.tolist())
+        schedule = Schedule(levels, shown(solver_of(sampler, levels, guider.model_patcher.model), levels))
     except CacheError as error:
         schedule, reason = Schedule((1.0, 0.0)), str(error)
     rival = options.rival(passed)
