@@ -91,9 +91,9 @@ class Encore(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Learn this model while you work: the next four whole samplings with it by the sampler euler are "
-                    "computed in full and kept in models/encore, and from then on forecasts go by what was seen. Once for each "
-                    "number of steps, scheduler and shift. Nothing happens where it is known already.",
+                    tooltip="Learn this model while you work: the next four whole samplings with it by euler, dpmpp_2m, uni_pc or another "
+                    "sampler that adds no noise are computed in full and kept in models/encore, and from then on forecasts go by what "
+                    "was seen. Once for each number of steps, scheduler and shift. Nothing happens where it is known already.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The model with the cache on it.")],

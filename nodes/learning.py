@@ -3,15 +3,16 @@
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
 from torch import Tensor
 
-from ..cache_core import Ledger
+from ..cache_core import Ledger, Schedule
 from ..cache_core import published as recipes
 from ..cache_core.masks import FEWEST
+from ..cache_core.solver import Solver, Walk, euler
 from ..cache_core.trace import Shelf, Statistics, Trajectory, calibrated, save
 from ..cache_core.trace.bands import LEVELS
 from . import calibrations
@@ -20,8 +21,8 @@ from .adapters.choice import Choice, Situation
 from .adapters.told import digest
 
 LESSONS = 4  # uncached samplings that a calibration is learned from
-TAUGHT = "euler"  # the sampler whose steps forecasts are fitted to
-STRAY = 0.05  # share of a step by which rounding may lead away from Euler's; a mask or added noise leads further
+EULER = "euler"  # the name of Euler's method, which a schedule has no rule for; ddim is another word for it
+STRAY = 0.05  # share of a step by which rounding may lead away from the sampler's rule; a mask or added noise leads further
 
 _lock = threading.Lock()  # on the shelves and on the names of what is being made of them
 _studied: set[str] = set()
@@ -29,21 +30,26 @@ _studied: set[str] = set()
 
 @dataclass(slots=True)
 class Path(Trajectory):
-    """A trajectory that sees whether the sampler goes by the velocities alone, as Euler does.
+    """A trajectory that sees whether the sampler goes by the velocities alone, by the rule of its `schedule`.
 
-    `strayed` is the longest way between where it went and where Euler would have gone, as a share of the step.
+    `strayed` is the longest way between where it went and where the rule leads, as a share of the step.
     """
 
+    schedule: Schedule = field(kw_only=True)
     strayed: float = 0.0
-    _at: Tensor | None = None
+    _walk: Walk | None = None
 
     def add(self, sigma: float, x: Tensor, velocity: Tensor) -> None:
         """One evaluation at `sigma`: latent and velocity, each [B, C, (F,) H, W]."""
-        here = x.detach().float().cpu().clone()
-        if self._at is not None:
-            step = (sigma - self.sigmas[-1]) * self.velocities[-1]
-            self.strayed = max(self.strayed, float((here - self._at - step).norm() / step.norm().clamp_min(1e-12)))
-        self._at = here
+        here, levels = x.detach().float().cpu().clone(), self.schedule.sigmas
+        if self._walk is None:
+            self._walk = Walk(here, levels, self.schedule.solver or euler(levels))
+        elif len(self.sigmas) < self.schedule.total:
+            before = self._walk.x
+            self._walk.go(self.velocities[-1])
+            step = self._walk.x - before
+            self.strayed = max(self.strayed, float((here - self._walk.x).norm() / step.norm().clamp_min(1e-12)))
+            self._walk.x = here
         Trajectory.add(self, sigma, x, velocity)
 
 
@@ -61,10 +67,10 @@ def lesson(situation: Situation, known: Callable[[], bool]) -> tuple[Choice | No
     with _lock:
         kept = shelf.filled()
         if kept >= LESSONS:
-            _begin(shelf, name, made)
+            _begin(shelf, name, made, situation.schedule.solver)
         if name in _studied:
             return None, f"A calibration is being made of {LESSONS} samplings; until it is there the universal one serves."
-    into = Path()
+    into = Path(schedule=situation.schedule)
 
     def finish(ledger: Ledger) -> None:
         if ledger.evaluations != situation.schedule.total or len(into.sigmas) != ledger.evaluations or into.strayed > STRAY:
@@ -79,7 +85,7 @@ def lesson(situation: Situation, known: Callable[[], bool]) -> tuple[Choice | No
             kept = shelf.filled()
             shelf.put(kept, into, LEVELS, situation.schedule.sigmas[-1])
             if kept + 1 >= LESSONS:
-                _begin(shelf, name, made)
+                _begin(shelf, name, made, situation.schedule.solver)
 
     note = f"Learning from this sampling, {kept + 1} of {LESSONS}, which is computed in full; then Encore knows this model."
     return Choice(recipes.collect(into), (note,), finish), ""
@@ -93,10 +99,10 @@ def unsuited(situation: Situation) -> str:
         )
     if situation.schedule.total <= FEWEST:
         return f"Nothing is learned from {situation.schedule.total} steps: they are too few to forecast any."
-    if situation.sampler != TAUGHT:
+    if situation.schedule.solver is None and situation.sampler != EULER:
         return (
-            f"Nothing is learned from the sampler {situation.sampler}: forecasts are fitted to Euler's steps. What is learned with "
-            f"{TAUGHT} serves {situation.sampler} too, or use Encore Calibrate."
+            f"Nothing is learned from the sampler {situation.sampler}: it adds noise, evaluates more than once a step, or is not "
+            f"ComfyUI's own. What is learned with {EULER} serves {situation.sampler} too."
         )
     return ""
 
@@ -114,20 +120,20 @@ def name_for(situation: Situation, made: Mapping[str, Any]) -> str:
     return f"learned-{made['weights']}{lora}-cfg{situation.cfg:g}-{situation.schedule.total}steps-{levels[:4]}"
 
 
-def _begin(shelf: Shelf, name: str, made: Mapping[str, Any]) -> None:
+def _begin(shelf: Shelf, name: str, made: Mapping[str, Any], solver: Solver | None) -> None:
     """Begin to study, unless that is going on; under the lock."""
     if name not in _studied:
         _studied.add(name)
-        threading.Thread(target=study, args=(shelf, name, made), name="Encore learns").start()
+        threading.Thread(target=study, args=(shelf, name, made, solver), name="Encore learns").start()
 
 
-def study(shelf: Shelf, name: str, made: Mapping[str, Any]) -> None:
+def study(shelf: Shelf, name: str, made: Mapping[str, Any], solver: Solver | None = None) -> None:
     """Make the calibration of what lies on the shelf, if it is enough, and clear it."""
     try:
         kept = [found.statistics for found in (shelf.get(number, LEVELS) for number in range(LESSONS)) if found is not None]
         if len(kept) == LESSONS:
             total = reduce(Statistics.and_, kept)
-            save(calibrated(name, total, made), calibrations.place_for(name))
+            save(calibrated(name, total, made, solver=solver), calibrations.place_for(name))
             logging.info("[Encore] learned %s from %d samplings", name, total.trajectories)
     finally:
         with _lock:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from pack.cache_core import CacheError, Schedule
 from pack.cache_core.masks import budget
-from pack.cache_core.trace import Trajectory, calibrated
+from pack.cache_core.trace import Trajectory, calibrated, load
 from pack.nodes import calibrations, learning
 from pack.nodes.adapters.choice import Situation
 from pack.nodes.adapters.host import attach
+from pack.nodes.adapters.solvers import named, shown
 from pack.nodes.automatic import Automatic
 from pack.nodes.learning import LESSONS, Path
 
@@ -23,7 +24,7 @@ LORA = "diffusion_model.img_in.weight"
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(calibrations, "OWN", tmp_path)
     monkeypatch.setattr(calibrations, "SHIPPED", tmp_path / "none")
-    monkeypatch.setattr(learning, "calibrated", lambda *args: calibrated(*args, tries=2))
+    monkeypatch.setattr(learning, "calibrated", lambda *args, **given: calibrated(*args, tries=2, **given))
     return tmp_path
 
 
@@ -129,7 +130,6 @@ def test_two_loras_have_lessons_and_files_of_their_own(folder, model):
         ({"sampler": "euler_ancestral"}, "from the sampler euler_ancestral"),
         ({"sampler": "dpmpp_2m_sde"}, "from the sampler dpmpp_2m_sde"),
         ({"sampler": "heun"}, "from the sampler heun"),
-        ({"sampler": "dpmpp_2m"}, "from the sampler dpmpp_2m"),
         ({"steps": 5}, "from 5 steps"),
     ],
 )
@@ -169,9 +169,36 @@ def test_a_masked_sampling_is_no_lesson(folder, model):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "uni_pc", "ddim"])
+def test_it_learns_from_samplers_whose_rule_is_known(folder, model, sampler):
+    attached, ledgers = learner(model)
+    for seed in range(LESSONS):
+        host_models.sample(attached, "flux", steps=12, seed=seed, sampler=sampler)
+    studied()
+    (file,) = folder.iterdir()
+    known = load(file)
+    assert known.about["sampler"] == {"ddim": "euler"}.get(sampler, sampler)
+    levels = (*known.statistics.sigmas, known.statistics.end)
+    solver = shown(named(sampler, levels, model.model), levels)
+    assert known.masks == calibrated("", known.statistics, {}, tries=2, solver=solver).masks
+    host_models.sample(attached, "flux", steps=12, seed=9, sampler=sampler)
+    assert ledgers[-1].source == f"calibration {file.stem}"
+
+
+def test_a_masked_sampling_of_a_multistep_sampler_is_no_lesson_either(folder, model):
+    attached, ledgers = learner(model)
+    latent, noise = torch.ones(1, *host_models.LATENT["flux"]), torch.randn(1, *host_models.LATENT["flux"])
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :6] = 1.0
+    told = host_models.prompt(5, 11), host_models.prompt(5, 12), latent
+    with torch.inference_mode():
+        comfy.sample.sample(attached, noise, 12, 1.0, "dpmpp_2m", "simple", *told, noise_mask=mask, disable_pbar=True, seed=1)
+    assert "such as a mask" in ledgers[0].notes[1]
+
+
 def test_a_path_sees_how_far_the_sampler_strayed_from_eulers_steps():
     x, v = torch.zeros(1, 2, 2, 2), torch.ones(1, 2, 2, 2)
-    straight, bent = Path(), Path()
+    straight, bent = (Path(schedule=Schedule((1.0, 0.8, 0.5, 0.0))) for _ in range(2))
     for n, sigma in enumerate((1.0, 0.8, 0.5)):
         straight.add(sigma, x + (sigma - 1.0) * v, v)
         bent.add(sigma, x + (sigma - 1.0) * v * (1.1 if n == 2 else 1.0), v)
@@ -212,7 +239,7 @@ def test_a_study_that_was_cut_short_is_begun_again(folder, model, monkeypatch):
         end(begin(model))
     monkeypatch.undo()
     monkeypatch.setattr(calibrations, "OWN", folder)
-    monkeypatch.setattr(learning, "calibrated", lambda *args: calibrated(*args, tries=2))
+    monkeypatch.setattr(learning, "calibrated", lambda *args, **given: calibrated(*args, tries=2, **given))
     assert "is being made" in begin(model).notes[0]
     studied()
     assert [path.suffix for path in folder.iterdir()] == [".safetensors"]

@@ -89,6 +89,7 @@ def test_the_rule_goes_where_the_hosts_sampler_goes(models, family, name):
     levels = [*into.sigmas, 0.0]
     rule = named(name, levels, models[family].model)
     assert rule is not None
+    assert rule.name == name
     walk = Walk(into.start, levels, rule)
     for velocity in into.velocities:
         walk.go(velocity)

@@ -14,6 +14,7 @@ BRANCHES = "encore_skip"  # under which skip branches do
 RIVALS = ("easycache", "lazycache")  # other caches of the whole output that leave their mark in transformer_options
 ATTENTION = "optimized_attention_override"  # the host's slot for a function in place of its attention
 CHANGING = {"timestep_start", "timestep_end", "control"}  # what a condition has that may act at some noise levels only
+LISTED = {"unipc": "uni_pc", "unipc_bh2": "uni_pc_bh2"}  # samplers whose function has another name than the list
 COMPILE = "torch.compile"  # under which ComfyUI's compile node puts its wrapper
 
 Options = Mapping[str, Any]
@@ -86,7 +87,8 @@ def conditions(transformer_options: Options, run: Run) -> list[Any]:
 def sampler_name(sampler: Any) -> str:
     """The name of one of the host's samplers, as its list has it, or of what else samples."""
     name = getattr(getattr(sampler, "sampler_function", sampler), "__name__", type(sampler).__name__)
-    return str(name).removeprefix("sample_")
+    name = str(name).removeprefix("sample_")
+    return LISTED.get(name, name)
 
 
 def rival(transformer_options: Options) -> str | None:
