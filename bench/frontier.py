@@ -13,7 +13,6 @@ from ..cache_core import published as p
 from ..cache_core.masks import budget
 from ..cache_core.policies import Mask
 from ..cache_core.predictors import Hold
-from ..cache_core.solver import Solver
 from ..cache_core.trace import Calibration, Statistics, Terms, cost, fit, plan, search, universal
 from ..cache_core.trace.collect import TRIES
 from ..cache_core.trace.fit import Guessed, Manner, follow
@@ -70,9 +69,7 @@ def entries(own: Calibration, other: Calibration, setting: Setting, family: str,
     schedule = Schedule(levels, solver)
     count = budget(schedule.total, speed)
     plain = own.statistics.whole()
-    searched, held = (
-        frozenset(search(costs, schedule.total, count, tries=TRIES)) for costs in (cost(plain, False, solver), holding(plain, solver))
-    )
+    searched, held = (frozenset(search(costs, schedule.total, count, tries=TRIES)) for costs in (cost(plain, fitted=False), holding(plain)))
     made: dict[str, Recipe] = {
         "reuse": Recipe(Mask(searched, schedule.total), Hold(), name="reuse"),
         "reuse_own_mask": Recipe(Mask(held, schedule.total), Hold(), name="reuse"),
@@ -89,7 +86,7 @@ def entries(own: Calibration, other: Calibration, setting: Setting, family: str,
     return [Entrant(name, setting, f"{speed:g}x", recipe) for name, recipe in made.items()]
 
 
-def holding(statistics: Statistics, solver: Solver | None = None) -> Callable[[list[int]], float]:
+def holding(statistics: Statistics) -> Callable[[list[int]], float]:
     """The expected error of a mask where the last computed velocity is reused, as `cost` has it for order 1."""
 
     def held(step: int, parts: Array, goal: Array, prior: Array) -> Array:
@@ -97,7 +94,7 @@ def holding(statistics: Statistics, solver: Solver | None = None) -> Callable[[l
         weights[:, -2] = 1.0
         return weights
 
-    return lambda mask: follow(Guessed(statistics, len(mask)), statistics, sorted(mask), 2, held, solver=solver).error
+    return lambda mask: follow(Guessed(statistics, len(mask)), statistics, sorted(mask), 2, held).error
 
 
 COLUMNS: Columns = (
