@@ -198,13 +198,13 @@ def test_a_masked_sampling_of_a_multistep_sampler_is_no_lesson_either(folder, mo
 
 def test_a_path_sees_how_far_the_sampler_strayed_from_eulers_steps():
     x, v = torch.zeros(1, 2, 2, 2), torch.ones(1, 2, 2, 2)
-    straight, bent = (Path(schedule=Schedule((1.0, 0.8, 0.5, 0.0))) for _ in range(2))
-    for n, sigma in enumerate((1.0, 0.8, 0.5)):
+    straight, bent = (Path(schedule=Schedule((1.0, 0.8, 0.5, 0.4, 0.0))) for _ in range(2))
+    for n, sigma in enumerate((1.0, 0.8, 0.5, 0.4)):
         straight.add(sigma, x + (sigma - 1.0) * v, v)
-        bent.add(sigma, x + (sigma - 1.0) * v * (1.1 if n == 2 else 1.0), v)
+        bent.add(sigma, x + (sigma - 1.0 - 0.05 * (n > 1)) * v, v)  # once, and straight on from there
     assert straight.strayed < 1e-6
     assert bent.strayed == pytest.approx(0.05 / 0.3, rel=1e-4)
-    assert straight.sigmas == [1.0, 0.8, 0.5]
+    assert straight.sigmas == [1.0, 0.8, 0.5, 0.4]
     assert isinstance(straight, Trajectory)
 
 

@@ -104,12 +104,42 @@ def test_a_sampler_that_draws_noise_or_evaluates_more_often_has_no_rule(name):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_only_the_hosts_own_samplers_are_tried():
-    def sample_mine(model, x, sigmas, **_):
-        raise AssertionError("called")
+def sampler(function, module="comfy.mine"):
+    function.__module__ = module
+    return comfy.samplers.KSAMPLER(function)
 
-    assert solver_of(comfy.samplers.KSAMPLER(sample_mine), flow(9).sigmas) is None
-    assert solver_of(object(), flow(9).sigmas) is None
+
+def eulers(model, x, sigmas, change=lambda x: x, **_):
+    for sigma, after in itertools.pairwise(sigmas):
+        x = change(x + (x - model(x, sigma * x.new_ones(1))) / sigma * (after - sigma))
+    return x
+
+
+def test_only_the_hosts_own_samplers_are_tried():
+    called = []
+
+    def mine(*args, **given):
+        called.append(1)
+        return eulers(*args, **given)
+
+    sigmas = flow(9).sigmas
+    assert solver_of(sampler(mine, "somebody.elses"), sigmas) is None
+    assert solver_of(object(), sigmas) is None
+    assert not called
+    assert shown(found := solver_of(sampler(mine), sigmas), sigmas) is None
+    assert found is not None
+
+
+def test_one_that_is_not_linear_has_no_rule():
+    assert solver_of(sampler(lambda *args, **given: eulers(*args, change=lambda x: x.clamp(max=0.9), **given)), flow(9).sigmas) is None
+
+
+def test_one_that_draws_its_noise_from_the_common_source_leaves_it_as_it_was():
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    noisy = sampler(lambda *args, **given: eulers(*args, change=lambda x: x + torch.randn_like(x), **given))
+    assert solver_of(noisy, flow(9).sigmas) is None
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_options_count_and_euler_is_shown_as_nothing():
@@ -178,3 +208,5 @@ def test_masks_are_searched_for_the_solver(world):
     ours, eulers = cost(known, solver=world.solver), cost(known)
     assert any(ours(mask) != pytest.approx(eulers(mask)) for mask in masks)
     assert ours(MASK) == fit(known, MASK, solver=world.solver).error
+    found = calibrated("", known, {}, tries=60, solver=world.solver).masks
+    assert found != calibrated("", known, {}, tries=60).masks
