@@ -201,6 +201,10 @@ class TestTheNode:
         with pytest.raises(CacheError, match="takes 9 noise levels or more, and these sigmas are 5"):
             self.made(model, sigmas=torch.linspace(1.0, 0.0, 5))
 
+    def test_noise_levels_that_start_late_are_refused(self, model, folder):
+        with pytest.raises(CacheError, match="from pure noise, at 1, and these sigmas start at 0.6"):
+            self.made(model, sigmas=torch.linspace(0.6, 0.0, 10))
+
     def test_its_text_tells_the_error_of_samplings_that_were_held_out(self, model, folder):
         (text,) = self.made(model, speeds="2", trajectories=4).ui["text"]
         held_out = load(folder / "mine.safetensors").plans[0].plan.held_out

@@ -33,6 +33,7 @@ from .visit import visit
 
 VECTORS = 32  # small parameters that a model is told by
 FEWEST = 8  # steps of a sampling to learn from
+WHOLE = 0.9  # part of the noisiest level that it has to start at
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Sampling:
 
     @classmethod
     def custom(cls, sampler: Any = None, sigmas: Tensor | None = None, **settings: Any) -> "Sampling":
-        """With a SAMPLER or SIGMAS, if there are any, in place of a name. Raises CacheError for too few noise levels."""
+        """With a SAMPLER or SIGMAS, if there are any, in place of a name. Raises CacheError for too few noise levels, or a late start."""
         if sampler is not None:
             settings["sampler_name"] = options.sampler_name(sampler)
         if sigmas is not None:
@@ -81,6 +82,11 @@ class Sampling:
             if settings["steps"] < FEWEST:
                 raise CacheError(
                     f"A calibration takes {FEWEST + 1} noise levels or more, and these sigmas are {len(sigmas)}. Use more steps."
+                )
+            if not WHOLE * (top := noisiest(settings["model"])) <= float(sigmas[0]):
+                raise CacheError(
+                    f"A calibration samples from pure noise, at {top:.3g}, and these sigmas start at {float(sigmas[0]):.3g}. "
+                    "Give those of a whole sampling, or of its first part."
                 )
         return cls(sampler=sampler, sigmas=sigmas, **settings)
 
@@ -105,14 +111,14 @@ class Sampling:
             bar.update(1)
 
         latent, positive = self.start, self.prompt(prompt)
-        noise, shown = comfy.sample.prepare_noise(latent, seed), {"callback": stepped, "disable_pbar": True, "seed": seed}
+        noise, more = comfy.sample.prepare_noise(latent, seed), {"callback": stepped, "disable_pbar": True, "seed": seed}
         if self.sampler is None and self.sigmas is None:
             told = (self.steps, self.cfg, self.sampler_name, self.scheduler, positive, self.negative, latent)
-            plain: Tensor = comfy.sample.sample(model, noise, *told, **shown)
+            plain: Tensor = comfy.sample.sample(model, noise, *told, **more)
             return plain
         sampler = self.sampler or comfy.samplers.sampler_object(self.sampler_name)
         result: Tensor = comfy.sample.sample_custom(
-            model, noise, self.cfg, sampler, self._levels(model), positive, self.negative, latent, **shown
+            model, noise, self.cfg, sampler, self._levels(model), positive, self.negative, latent, **more
         )
         return result
 
