@@ -202,7 +202,7 @@ class TestTheNode:
             self.made(model, sigmas=torch.linspace(1.0, 0.0, 5))
 
     def test_noise_levels_that_start_late_are_refused(self, model, folder):
-        with pytest.raises(CacheError, match="from pure noise, at 1, and these sigmas start at 0.6"):
+        with pytest.raises(CacheError, match=r"from pure noise, at 1, and these sigmas start at 0\.6"):
             self.made(model, sigmas=torch.linspace(0.6, 0.0, 10))
 
     def test_its_text_tells_the_error_of_samplings_that_were_held_out(self, model, folder):
