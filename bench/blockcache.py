@@ -11,14 +11,13 @@ from ..cache_core.blockcache.profile import load as load_profile
 from ..cache_core.blockcache.schedule import load as load_schedule
 from ..demo.agreement import Setting
 from .contest import Course, Entrant
-from .making import Order
+from .making import FEW, Order
 from .methods import cost, fewer_steps, reference
 from .output import Columns
 from .progress import Bar
 from .rows import Row, make_table
 
 REDUCTIONS = (1.5, 2.0)  # of schedules besides the shipped one
-FEW = 8  # trajectories of the smaller profile
 PREFIX = "block_cache_"  # of the names of rows with an alignment
 KINDS = ("fit", "train")  # of alignments; those of a model whose file does not ship have no row
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cache_core.blockcache import Alignment, BlockSchedule, Profile, Rollouts, Training, for_reduction
+from ..cache_core.blockcache import schedule as schedule_for
 from ..cache_core.blockcache.profile import load as load_profile
 from ..cache_core.blockcache.schedule import load as load_schedule
 from ..cache_core.blockcache.weigh import TRIALS
@@ -31,6 +32,7 @@ from .contest import weights
 from .output import write
 
 PROMPTS = HELD_OUT << 2  # seed of prompts and noise, out of reach of the held-out ones
+FEW = 8  # trajectories of a small profile
 DOCS = Path(__file__).parents[1] / "docs"  # where the figures of an analysis go, without another folder
 SHIPPED = Path(__file__).parents[1] / "demo" / "blockcache"
 
@@ -132,10 +134,15 @@ def measure(order: Order, model: Any, trajectories: int, branches: bool = False)
 
 
 def make_schedule(order: Order, model: Any) -> str:
-    """The schedule of the wanted saving."""
-    found = for_reduction(load_profile(order.path("profiles")), order.reduction)
+    """The schedule of the wanted saving, and how far that of a few of the profile's trajectories is from it."""
+    profile = load_profile(order.path("profiles"))
+    found = for_reduction(profile, order.reduction)
     found.save(order.path("schedules"))
-    return f"delta {found.delta:.4g}, {found.reduction:.3f}x fewer MACs, {[len(steps) for steps in found.computed]} of {found.steps} steps"
+    told = f"delta {found.delta:.4g}, {found.reduction:.3f}x fewer MACs, {[len(steps) for steps in found.computed]} of {found.steps} steps"
+    if profile.trajectories <= FEW:
+        return told
+    other = found.unlike(schedule_for(profile.first(FEW), found.delta))
+    return f"{told}; that of the first {FEW} of {profile.trajectories} trajectories differs in {100 * other:.1f} % of the cells"
 
 
 def make_fit(order: Order, model: Any) -> str:

@@ -14,6 +14,9 @@ from blockcache_runs import sampling
 from host_models import LATENT, prompt
 from pack.bench import making
 from pack.cache_core import Placement
+from pack.cache_core.blockcache import schedule
+from pack.cache_core.blockcache.profile import load as load_profile
+from pack.cache_core.blockcache.schedule import load as load_schedule
 from pack.launch import blockcache as command
 from pack.nodes import blockcache as nodes
 from pack.nodes.adapters.blockcache import Measurement, cost
@@ -83,10 +86,20 @@ def test_the_commands_files_of_a_demo_model(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("demo-flux, profile: 2 uncached samplings of 6 steps, ")
     assert said[0].endswith(" MiB kept beside the model")
+    assert "trajectories differs" not in said[2]
     with Image.open(tmp_path / "alignments" / "demo-flux-train.png") as curve:
         assert curve.format == "PNG"
     making.make(("train",), replace(order, checkpointed=True, iterations=2))
     assert [lesson.checkpointed for lesson in lessons] == [False, True]
+    monkeypatch.setattr(making, "FEW", 1)
+    capsys.readouterr()
+    making.make(("schedule",), order)
+    profile, made = (
+        load(tmp_path / kind / "demo-flux.safetensors") for load, kind in ((load_profile, "profiles"), (load_schedule, "schedules"))
+    )
+    other = 100 * made.unlike(schedule(profile.first(1), made.delta))
+    assert capsys.readouterr().out.endswith(f"that of the first 1 of 2 trajectories differs in {other:.1f} % of the cells\n")
+    assert other > 0.0
 
 
 def test_the_commands_options_reach_what_is_made(monkeypatch):

@@ -125,6 +125,11 @@ class TestWhatIsSampledAgain:
         keys = [shelf_of(sampling(model, positive=[entry]), 0, tmp_path).key for entry in ([text, options], other)]
         assert keys[0] != keys[1]
 
+    def test_other_noise_levels_are_another_sampling(self, model, tmp_path):
+        levels = torch.linspace(1.0, 0.0, 9)
+        keys = {shelf_of(sampling(model, sigmas=sigmas), 0, tmp_path).key for sigmas in (None, levels, levels**2, levels.clone())}
+        assert len(keys) == 3
+
     def test_one_number_of_a_tensor_is_enough_and_objects_do_not_differ(self):
         text, pooled = random(1, 5, 64), random(1, 32)
         changed = pooled.clone()
@@ -191,6 +196,8 @@ class TestTheNode:
         for given in ({"sigmas": levels}, {"sampler": comfy.samplers.sampler_object("euler")}):
             self.made(model, **given)
             assert (load(folder / "mine.safetensors").statistics.gram == named.gram).all()
+        self.made(model, sampler=comfy.samplers.ksampler("euler", {"s_churn": 4.0}))  # the options of a sampler count
+        assert not (load(folder / "mine.safetensors").statistics.gram == named.gram).all()
 
     def test_an_euler_with_options_is_not_rehearsed(self, model, folder):
         for options, plans in (({}, 1), ({"s_churn": 1.0}, 0)):
