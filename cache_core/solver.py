@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+EULER = "euler"  # the name of Euler's method, as the host has it
 Vector = Any  # a latent as tensor, or the coefficients of one as array
 
 
@@ -36,7 +37,7 @@ class Solver:
 
 def euler(sigmas: Sequence[float]) -> Solver:
     """Euler's method on noise levels `sigmas`, noisiest first."""
-    return Solver("euler", tuple((1.0, after - sigma) for sigma, after in pairwise(sigmas)))
+    return Solver(EULER, tuple((1.0, after - sigma) for sigma, after in pairwise(sigmas)))
 
 
 class Walk:

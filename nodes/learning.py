@@ -12,7 +12,7 @@ from torch import Tensor
 from ..cache_core import Ledger, Schedule
 from ..cache_core import published as recipes
 from ..cache_core.masks import FEWEST
-from ..cache_core.solver import Solver, Walk, euler
+from ..cache_core.solver import EULER, Solver, Walk, euler
 from ..cache_core.trace import Shelf, Statistics, Trajectory, calibrated, save
 from ..cache_core.trace.bands import LEVELS
 from . import calibrations
@@ -21,7 +21,6 @@ from .adapters.choice import Choice, Situation
 from .adapters.told import digest
 
 LESSONS = 4  # uncached samplings that a calibration is learned from
-EULER = "euler"  # the name of Euler's method, which a schedule has no rule for; ddim is another word for it
 STRAY = 0.05  # share of a step by which rounding may lead away from the sampler's rule; a mask or added noise leads further
 
 _lock = threading.Lock()  # on the shelves and on the names of what is being made of them
@@ -99,7 +98,7 @@ def unsuited(situation: Situation) -> str:
         )
     if situation.schedule.total <= FEWEST:
         return f"Nothing is learned from {situation.schedule.total} steps: they are too few to forecast any."
-    if situation.schedule.solver is None and situation.sampler != EULER:
+    if situation.schedule.solver is None and situation.sampler != EULER:  # whose rule a schedule does not tell
         return (
             f"Nothing is learned from the sampler {situation.sampler}: it adds noise, evaluates more than once a step, or is not "
             f"ComfyUI's own. What is learned with {EULER} serves {situation.sampler} too."

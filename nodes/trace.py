@@ -104,7 +104,7 @@ class EncoreCalibrate(io.ComfyNode):
                     optional=True,
                     tooltip="Speeds to rehearse, up to 6, with commas between them: at these the forecasts are "
                     "fitted to what the model really answers, and channels may mix. Each costs six cached samplings of every trajectory, "
-                    "two for each of three masks. On demo-flux that gained 2 dB at 2 and 5 dB at 4, from 48 small pictures "
+                    "two for each of three masks. On demo-flux that gained 2 dB at 2 and 4 dB at 4, from 48 small pictures "
                     "(docs/trace.md). Empty: none. Other speeds are served without.",
                 ),
                 io.String.Input("name", default="my-model", tooltip="Name of the file in models/encore. One of that name is replaced."),

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from ..errors import CacheError
 from ..masks import rescale
+from ..solver import EULER
 from ..types import Schedule
 from .bands import listed
 from .fit import Plan, fit
@@ -24,7 +25,6 @@ from .statistics import Array, Statistics
 
 FORMAT, READABLE = 3, (2, 3)  # of the file: in the second, channels do not mix
 UNIVERSAL = Path(__file__).parent / "universal.safetensors"
-EULER = "euler"
 ANEW = "Delete it and calibrate again."
 
 

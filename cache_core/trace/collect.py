@@ -8,11 +8,11 @@ from torch import Tensor
 
 from ..errors import CacheError
 from ..masks import budget, rescale
-from ..solver import Solver
+from ..solver import EULER, Solver
 from ..tables.masks import FLUX_GOLDEN, FLUX_LEMICA, WAN_GOLDEN, WAN_LEMICA
 from ..types import Schedule
 from .bands import Level
-from .calibration import EULER, Calibration, Levels, Rehearsed, universal
+from .calibration import Calibration, Levels, Rehearsed, universal
 from .chain import chained
 from .fit import fit
 from .rehearse import Stage, best, spared

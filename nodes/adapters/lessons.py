@@ -149,9 +149,8 @@ def _checkpointed(network: nn.Module, forward: Call) -> Call:
                 told = [value.clone() if isinstance(value, Tensor) else value for value in values]  # a block may write into them
                 for n, value in zip(places, given, strict=True):
                     told[n] = value.clone()
-                if (
-                    torch.is_grad_enabled()
-                ):  # in the backward pass: among the values are options that lead to later tokens, and so back here
+                # In the backward pass: among the values are options that lead to later tokens, and so back here.
+                if torch.is_grad_enabled():
                     values.clear()
                 return forward(*told[:first], **dict(zip(names, told[first:], strict=True)))
 

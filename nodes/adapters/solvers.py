@@ -50,20 +50,17 @@ def shown(solver: Solver | None, sigmas: Sequence[float]) -> Solver | None:
 
 
 @lru_cache(maxsize=32)
-def _found(
-    function: Callable[..., Any], name: str, extra: tuple[tuple[str, Any], ...], sigmas: tuple[float, ...], kind: Any
-) -> Solver | None:
+def _found(function: Callable[..., Any], name: str, extra: Options, sigmas: tuple[float, ...], kind: Any) -> Solver | None:
     for pictures in (False, True):
+        spaces = [_Axes(len(sigmas), scale, kind, pictures) for scale in (1.0, -2.0)]
         try:
             with torch.random.fork_rng(devices=[]), torch.inference_mode():
-                once, again = (
-                    _coefficients(function, dict(extra), sigmas, _Axes(len(sigmas), scale, kind, pictures)) for scale in (1.0, -2.0)
-                )
+                once, again = (_coefficients(function, dict(extra), sigmas, space) for space in spaces)
+            if once is None or again is None or not torch.allclose(once, again, atol=SMALL):  # noise does not grow with the latent
+                return None
+            rows = _rows(once, sigmas, pictures)
         except FAILURES:
             return None
-        if once is None or again is None or not torch.allclose(once, again, atol=SMALL):  # noise does not grow with the latent
-            return None
-        rows = _rows(once, sigmas, pictures)
         if rows is not None:
             return Solver(name, rows, pictures)
     return None
