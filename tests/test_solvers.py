@@ -134,6 +134,16 @@ def test_one_that_is_not_linear_has_no_rule():
     assert solver_of(sampler(lambda *args, **given: eulers(*args, change=lambda x: x.clamp(max=0.9), **given)), flow(9).sigmas) is None
 
 
+def test_noise_levels_that_come_to_nothing_before_the_end_have_no_rule():
+    def halving(model, x, sigmas, **_):
+        for sigma in sigmas[:-1]:
+            x = 0.5 * x + 0.5 * model(x, sigma * x.new_ones(1))
+        return x
+
+    assert solver_of(sampler(halving), (1.0, 0.5, 0.0, 0.0)) is None
+    assert named("euler", (1.0, 0.5, 0.0, 0.0)) is None
+
+
 def test_one_that_draws_its_noise_from_the_common_source_leaves_it_as_it_was():
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
