@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .measure import WIDE
+from .measure import WIDE, wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,23 @@ class History:
     def _placed(self, tensor: Tensor, copy: bool) -> Tensor:
         return tensor.detach().to(self._placement.device, self._placement.dtype or tensor.dtype, copy=copy)
 
+    def miss(self, weights: Sequence[float], truth: Tensor) -> Tensor:
+        """`truth` [B, ...] minus what `combine` makes of the same weights, in at least float32, with less work."""
+        rest = true = wide(truth)
+        for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
+            term = feature if feature.dtype is true.dtype and feature.device == true.device else feature.to(true.device, true.dtype)
+            rest = torch.sub(true, term, alpha=weight) if rest is true else rest.sub_(term, alpha=weight)
+        return rest
+
     def combine(self, weights: Sequence[float], like: Tensor) -> Tensor:
         """Sum of weights[k] * feature[k] over the newest len(weights) anchors, summed in at least float32.
 
         Returns a new tensor of the features' shape with the device and dtype of `like`.
         """
-        wide = like.dtype if like.dtype in WIDE else torch.float32
+        dtype = like.dtype if like.dtype in WIDE else torch.float32
         total: Tensor | None = None
         for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
-            term = feature if feature.dtype is wide and feature.device == like.device else feature.to(like.device, wide)
+            term = feature if feature.dtype is dtype and feature.device == like.device else feature.to(like.device, dtype)
             total = term * weight if total is None else total.add_(term, alpha=weight)
         assert total is not None, "combine needs at least one anchor"
-        return total if wide is like.dtype else total.to(like.dtype)
+        return total if dtype is like.dtype else total.to(like.dtype)

@@ -21,13 +21,18 @@ def mean_abs(x: Tensor) -> float:
     return float(x.abs().float().mean())
 
 
+def mean_change(new: Tensor, old: Tensor) -> float:
+    """Mean of |new - old| over all elements of two tensors of one shape [...], accumulated in float32."""
+    return float((new - old).abs_().float().mean())
+
+
 def relative_l1(new: Tensor, old: Tensor) -> float:
     """mean|new - old| / mean|old| of two tensors of one shape [...]; inf where `old` is all zero.
 
     TeaCache (arXiv:2411.19108), eq. 4.
     """
     scale = mean_abs(old)
-    return float((new - old).abs_().float().mean()) / scale if scale > 0.0 else float("inf")
+    return mean_change(new, old) / scale if scale > 0.0 else float("inf")
 
 
 class Ratio(NamedTuple):
@@ -40,10 +45,14 @@ class Ratio(NamedTuple):
         return float(self.part) / (float(self.whole) + TINY)  # which is nothing beside any size but 0
 
 
-def relative_error(forecast: Tensor, truth: Tensor) -> Ratio:
-    """||forecast - truth|| / ||truth|| over all elements; nothing waits for it until it is read."""
-    true = truth if truth.dtype in WIDE else truth.float()
-    return Ratio(vector_norm(forecast - true), vector_norm(true))
+def wide(x: Tensor) -> Tensor:
+    """`x` [...] in at least float32."""
+    return x if x.dtype in WIDE else x.float()
+
+
+def relative_error(miss: Tensor, truth: Tensor) -> Ratio:
+    """||miss|| / ||truth|| over all elements of `miss`, a forecast's difference to `truth`; nothing waits for it until it is read."""
+    return Ratio(vector_norm(miss), vector_norm(wide(truth)))
 
 
 class Stopwatch:

@@ -67,9 +67,9 @@ class Run:
         """Forecast of the output [B, ...], after `decide` said so."""
         stream: Stream = case.stream or self._stream(case)
         self.macs += stream.macs(case.x)
-        if not stream.steady:
-            self._grown = True
-        return stream.reuse(case.x)
+        forecast = stream.reuse(case.x)
+        self._grown |= stream.grows
+        return forecast
 
     def record(self, case: Case, y: Tensor, ours: bool = False) -> Tensor:
         """Learn the computed output `y` [B, ...], after `decide` said to compute; returns what to hand on, `y` itself in most recipes.
@@ -77,9 +77,8 @@ class Run:
         What is kept of it is a copy, but if it is `ours`: then nobody may write into it any more.
         """
         stream: Stream = case.stream or self._stream(case)
-        steady, error = stream.steady, stream.record(case.x, y, ours)
-        if not (steady and stream.steady):
-            self._grown = True
+        error = stream.record(case.x, y, ours)
+        self._grown |= stream.grows
         if error is not None:
             self._errors.append(error)
         if not stream.corrects:

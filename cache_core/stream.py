@@ -13,6 +13,8 @@ from .policies.place import goes_by_exams
 from .recipe import Recipe, Site
 from .types import Observation, Place, Step, Verdict
 
+FILLED = 5  # evaluations of a kind, computed or reused, after which a policy keeps all that it ever will: Embedded has five outputs
+
 
 class Stream:
     """What one stream remembers. Made when its first output comes, dropped with the run, never reset.
@@ -25,7 +27,7 @@ class Stream:
         self._recipe = recipe
         self._place = place
         self.corrects = recipe.predictor.corrects
-        self.steady = False  # whether what it keeps has all the bytes that it will ever have
+        self.grows = True  # whether it may keep more by now than at any evaluation before
         self._depth = recipe.predictor.depth
         self._keeps = recipe.predictor.keeps_inputs, recipe.predictor.keeps_probes
         self._examined = recipe.site not in (Site.BLOCK, Site.BRANCH) or goes_by_exams(recipe.policy)
@@ -35,6 +37,7 @@ class Stream:
         self._last: Observation | None = None  # of the newest recorded output, for a predictor that corrects: it holds large tensors
         self._age = 0
         self._computed = 0
+        self._reused = 0
 
     @property
     def nbytes(self) -> int:
@@ -57,6 +60,8 @@ class Stream:
         feature = self._recipe.predictor.predict(self._history, seen, x)
         self._state = self._recipe.policy.settle(self._state, seen, None)
         self._age += 1
+        self._reused += 1
+        self.grows = self._reused <= FILLED
         return self._recipe.target.decode(x, feature)
 
     def record(self, x: Tensor, y: Tensor, ours: bool = False) -> Ratio | None:
@@ -68,7 +73,7 @@ class Stream:
         self._seen = None
         feature, error = self._recipe.target.encode(x, y), None
         if self._examined and self._computed:
-            error = relative_error(predictor.predict(self._history, seen, x), feature)
+            error = relative_error(predictor.miss(self._history, seen, x, feature), feature)
         predictor.watch(self._history, seen, feature)
         inputs, probes = self._keeps
         beside = x if inputs else seen.probe if probes else None
@@ -77,7 +82,7 @@ class Stream:
         self._state = self._recipe.policy.settle(self._state, seen, y)
         self._age = 0
         self._computed += 1
-        self.steady = self._state is None and len(self._history.times) == self._depth
+        self.grows = self._computed <= self._depth + FILLED
         self._last = seen if self.corrects else None
         return error
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -24,7 +24,7 @@ def unlike(now: Tensor | None, then: Tensor | None) -> str | None:
 
 def kept(probe: Tensor | None) -> Tensor | None:
     """A copy: the host may write into what it showed."""
-    return None if probe is None else probe.detach().clone()
+    return None if probe is None else probe.detach().clone() if probe.requires_grad else probe.clone()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Change:
         return state if output is None else kept(seen.probe)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DriftState:
     """What was shown last [B, ...], and the changes summed since the last computed evaluation."""
 
@@ -96,13 +96,13 @@ class Drift:
         now = seen.probe if self.of == "probe" else seen.x
         reason = unlike(now, state.last)
         if now is None or state.last is None or reason is not None:
-            return Verdict(False, reason or ""), replace(state, last=kept(now))
+            return Verdict(False, reason or ""), DriftState(kept(now), state.total)
         change = horner(self.polynomial, relative_l1(now, state.last))
         total = state.total + (change if self.signed else abs(change))
         return below("summed change", total, self.threshold), DriftState(kept(now), total)
 
     def settle(self, state: DriftState, seen: Observation, output: Tensor | None) -> DriftState:
-        return state if output is None else replace(state, total=0.0)
+        return state if output is None else DriftState(state.last)
 
 
 def horner(coefficients: Sequence[float], x: float) -> float:

@@ -1,23 +1,31 @@
 """Reuse while a measured curve of residual sizes says that the error is small (MagCache)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ..errors import RecipeError
 from ..tables.curves import Curve, place
-from ..types import Observation, Probe, Verdict
+from ..types import Observation, Probe, Schedule, Verdict
 from .base import below, check_limit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MagnitudeState:
     """The step asked about last; for each curve the residual's size relative to the kept one, and the error summed."""
 
     index: int | None = None
     sizes: tuple[float, ...] = ()
     errors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Of a schedule's steps: the gamma of each on each curve, and those that some curve has always computed."""
+
+    gammas: tuple[list[float], ...]
+    always: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,7 @@ class Magnitude:
 
     threshold: float
     curves: tuple[Curve, ...]
+    _known: dict[Schedule, Reading] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_limit("Magnitude", "threshold", self.threshold)
@@ -52,12 +61,12 @@ class Magnitude:
         schedule, index = seen.step.schedule, seen.step.index
         if state.index is None or index < state.index:
             return Verdict(False, f"step {index} has no step before it"), state
-        passed = range(state.index + 1, index + 1) or (index,)
-        gammas = [math.prod(curve.ratios[place(curve, schedule, n)] for n in passed) for curve in self.curves]
-        sizes = tuple(size * gamma for size, gamma in zip(state.sizes, gammas, strict=True))
-        errors = tuple(error + abs(1.0 - size) for error, size in zip(state.errors, sizes, strict=True))
+        read = self._known.get(schedule) or self._read(schedule)
+        first = min(state.index + 1, index)
+        sizes = tuple([size * math.prod(gammas[first : index + 1]) for size, gammas in zip(state.sizes, read.gammas, strict=True)])
+        errors = tuple([error + abs(1.0 - size) for error, size in zip(state.errors, sizes, strict=True)])
         verdict = below("error", max(errors), self.threshold)
-        if any(place(curve, schedule, index) in curve.always for curve in self.curves):
+        if index in read.always:
             verdict = Verdict(False, f"step {index} is always computed with this curve", verdict.score)
         return verdict, MagnitudeState(index, sizes, errors)
 
@@ -65,3 +74,11 @@ class Magnitude:
         if output is None:
             return state
         return MagnitudeState(seen.step.index, (1.0,) * len(self.curves), (0.0,) * len(self.curves))
+
+    def _read(self, schedule: Schedule) -> Reading:
+        """Look the steps of `schedule` up on the curves, once."""
+        places = [[place(curve, schedule, index) for index in range(schedule.total)] for curve in self.curves]
+        gammas = tuple([curve.ratios[n] for n in found] for curve, found in zip(self.curves, places, strict=True))
+        always = {index for curve, found in zip(self.curves, places, strict=True) for index, n in enumerate(found) if n in curve.always}
+        read = self._known[schedule] = Reading(gammas, frozenset(always))
+        return read

@@ -1,19 +1,22 @@
 """Reuse while the output must have changed little, going by how much the input did (EasyCache)."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..measure import mean_abs
+from ..measure import mean_abs, mean_change
 from ..types import Observation, Probe, Verdict
 from .base import below, check_limit
 from .change import kept, unlike
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RateState:
-    """Input of the last evaluation; input, output and output's mean size of the last computed one; all None = unknown."""
+    """Input of the last evaluation; input, output and output's mean size of the last computed one; all None = unknown.
+
+    `moved` is the input's mean change at the last evaluation.
+    """
 
     last: Tensor | None = None
     x: Tensor | None = None
@@ -21,6 +24,7 @@ class RateState:
     size: float = 0.0
     rate: float | None = None  # change of the output for a change of the input
     total: float = 0.0
+    moved: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +53,33 @@ class OutputRate:
         return RateState()
 
     def propose(self, state: RateState, seen: Observation) -> tuple[Verdict, RateState]:
-        known, reason = replace(state, last=kept(seen.probe)), unlike(seen.probe, state.last)
+        known, reason = self._known(state, seen.probe), unlike(seen.probe, state.last)
         if seen.probe is None or state.last is None or reason is not None:
             return Verdict(False, reason or ""), known
+        moved = known.moved = mean_change(seen.probe, state.last)
         if state.rate is None:
             return Verdict(False, "no rate known yet"), known
-        moved = mean_abs(seen.probe - state.last)
         if moved == 0.0 or state.size == 0.0:
             return Verdict(False, f"the rate tells nothing: input moved by {moved:.3g}, output of size {state.size:.3g}"), known
-        total = state.total + state.rate * moved / state.size
-        return below("output change", total, self.threshold), replace(known, total=total)
+        known.total += state.rate * moved / state.size
+        return below("output change", known.total, self.threshold), known
 
     def settle(self, state: RateState, seen: Observation, output: Tensor | None) -> RateState:
         if output is None:
             return state
         x = state.last  # what was shown, kept by `propose`
-        return RateState(x, x, kept(output), mean_abs(output), _rate(state, x, output))
+        return RateState(x, x, kept(output), mean_abs(output), _rate(state, x, output, state.moved if seen.age == 0 else None))
+
+    @staticmethod
+    def _known(state: RateState, probe: Tensor | None) -> RateState:
+        """What is known once `probe` was shown."""
+        return RateState(kept(probe), state.x, state.y, state.size, state.rate, state.total)
 
 
-def _rate(state: RateState, x: Tensor | None, y: Tensor) -> float | None:
-    """Change of the output for a change of the input since the last computed evaluation; None = unknown."""
+def _rate(state: RateState, x: Tensor | None, y: Tensor, moved: float | None) -> float | None:
+    """Change of the output for a change of the input since the last computed evaluation, `moved` if known; None = unknown."""
     if x is None or state.x is None or state.y is None or unlike(x, state.x) or unlike(y, state.y):
         return None
-    moved = mean_abs(x - state.x)
-    rate = mean_abs(y - state.y) / moved if moved > 0.0 else math.inf
+    moved = mean_change(x, state.x) if moved is None else moved
+    rate = mean_change(y, state.y) / moved if moved > 0.0 else math.inf
     return rate if math.isfinite(rate) else None

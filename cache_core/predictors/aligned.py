@@ -8,6 +8,7 @@ from torch import Tensor
 from ..blockcache.align import Alignment, apply
 from ..history import History
 from ..types import Observation
+from .base import Predictor
 from .polynomial import Hold
 
 
@@ -16,6 +17,7 @@ class Aligned(Hold):
     """The last residual with scale and shift for its block and step (arXiv:2312.03209); held as it is outside of the blocks."""
 
     alignment: Alignment
+    miss = Predictor.miss
 
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
         held = Hold.predict(self, history, seen, x)
@@ -36,6 +38,7 @@ class Learning(Hold):
     """The last residual, as the pupil would align it by now."""
 
     pupil: Pupil
+    miss = Predictor.miss
 
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
         held = Hold.predict(self, history, seen, x)

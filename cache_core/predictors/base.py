@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from ..history import History
+from ..measure import wide
 from ..types import Observation, Step
 from .axis import Axis
 
@@ -55,6 +56,10 @@ class Predictor(Protocol):
         """
         ...
 
+    def miss(self, history: History, seen: Observation, x: Tensor, feature: Tensor) -> Tensor:
+        """Computed `feature` [B, ...] minus what `predict` would have answered, in at least float32: an exam."""
+        return wide(feature) - self.predict(history, seen, x)
+
 
 class Weighted(Predictor):
     """A predictor that is a weighted sum of anchors: all its mathematics is on Python floats."""
@@ -65,6 +70,9 @@ class Weighted(Predictor):
 
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
         return history.combine(self.table(history.times[-self.depth :], seen.step), x)
+
+    def miss(self, history: History, seen: Observation, x: Tensor, feature: Tensor) -> Tensor:
+        return history.miss(self.table(history.times[-self.depth :], seen.step), feature)
 
 
 class Linear(Weighted):

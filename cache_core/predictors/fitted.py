@@ -15,6 +15,8 @@ from ..types import Observation, Schedule
 from .base import Predictor
 from .polynomial import Lagrange
 
+LINE = Lagrange(1)
+
 
 @dataclass(frozen=True, slots=True)
 class Fitted(Predictor):
@@ -40,16 +42,25 @@ class Fitted(Predictor):
         return 0 if mixing is None else mixing.size * x.numel() // x.shape[1]
 
     def predict(self, history: History, seen: Observation, x: Tensor) -> Tensor:
-        found = self._plan(history, seen)
-        if found is None or seen.step.index not in found.weights or seen.step.index in found.computed:  # an exam is of order 1
-            return Lagrange(1).predict(history, seen, x)
-        return combine(history, found, seen.step.index, x)
+        plan = self._weighed(history, seen)
+        return LINE.predict(history, seen, x) if plan is None else combine(history, plan, seen.step.index, x)
+
+    def miss(self, history: History, seen: Observation, x: Tensor, feature: Tensor) -> Tensor:
+        if self._weighed(history, seen) is None:
+            return LINE.miss(history, seen, x, feature)
+        return Predictor.miss(self, history, seen, x, feature)
 
     def correct(self, history: History, seen: Observation, x: Tensor, feature: Tensor) -> Tensor:
         found = self._plan(history, seen)
         if found is None or seen.step.index not in found.weights:
             return feature
         return combine(history, found, seen.step.index, x)
+
+    def _weighed(self, history: History, seen: Observation) -> Plan | None:
+        """The plan with weights for a forecast here; None where it is of order 1, as all exams of steps to be computed are."""
+        found = self._plan(history, seen)
+        index = seen.step.index
+        return None if found is None or index not in found.weights or index in found.computed else found
 
     def _plan(self, history: History, seen: Observation) -> Plan | None:
         """The plan whose anchors are those in `history`: the planner's, or one amended to them."""

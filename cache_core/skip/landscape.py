@@ -44,7 +44,7 @@ class Surveyed(Predictor):
 
     def watch(self, history: History, seen: Observation, feature: Tensor) -> None:
         if len(history) and seen.place is not None:
-            change = relative_error(history.combine([1.0], feature), feature)
+            change = relative_error(history.miss([1.0], feature), feature)
             self.into.changes.setdefault((seen.place.index, seen.step.index), []).append(change)
 
 

@@ -24,6 +24,7 @@ class Call:
     keys: list[Any]
     latent: Tensor  # the network's input [R * B, C, ...]
     timestep: Tensor  # its second [R * B] or [R * B, T]
+    patches: dict[BlockKey, Patch]  # what the host looks into before each block; those there already are run inside ours
     first: Tensor | None = None  # the picture's tokens [R * B, L, D] before the first block
     shown: Tensor | None = None  # what the first block's arguments show the policy
     picture: slice = field(default_factory=lambda: slice(None))  # where among all tokens the picture's are
@@ -72,7 +73,7 @@ class Part:
 
     call: Call
     place: Place
-    span: range
+    keys: list[BlockKey]  # of its blocks
     cases: list[Case] = field(default_factory=list)
     forecast: Tensor | None = None  # the span's output, if it is skipped
     macs: int = 0  # made before the span
@@ -85,6 +86,7 @@ class Part:
         if call.run.decide(self.cases):
             self.forecast = torch.cat([call.run.reuse(case) for case in self.cases])
             call.meter.skip(self.place)
+            call.patches.update(dict.fromkeys(self.keys[1:-1], _pass))
         self.macs = call.meter.so_far
 
     def leave(self, tokens: Tensor) -> None:
@@ -103,10 +105,10 @@ def rows(tokens: Tensor, count: int) -> Sequence[Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The patch keys of a network's blocks, and the spans of them that a recipe caches as wholes."""
+    """The patch keys of a network's first block, and of the spans of blocks that a recipe caches as wholes."""
 
-    keys: list[BlockKey]
-    spans: list[tuple[Place, range]]
+    first: BlockKey
+    spans: list[tuple[Place, list[BlockKey]]]
 
 
 def plan_of(blocks: Blocks, network: Any, run: Run) -> Plan:
@@ -118,29 +120,26 @@ def plan_of(blocks: Blocks, network: Any, run: Run) -> Plan:
         if run.recipe.site is not Site.STACK:
             spans = [range(block, block + 1) for span in spans for block in span]
         places = [Place(n if run.recipe.site is Site.STACK else span[0]) for n, span in enumerate(spans)]
-        found = run.found[id(network)] = Plan(keys, list(zip(places, spans, strict=True)))
+        keyed = [[keys[n] for n in span] for span in spans]
+        found = run.found[id(network)] = Plan(keys[0], list(zip(places, keyed, strict=True)))
     return found
 
 
-def patches(blocks: Blocks, network: Any, call: Call, existing: Mapping[BlockKey, Patch]) -> dict[BlockKey, Patch]:
-    """A patch for each block that the call has to do with; a patch already there is run inside ours."""
-    plan, laid = plan_of(blocks, network, call.run), {}
-    for place, span in plan.spans:
-        part = Part(call, place, span)
-        for index in span:
-            key = plan.keys[index]
-            at_edge = index in (0, span[0], span[-1])
-            laid[key] = _edge(blocks, network, part, index, key, existing) if at_edge else _within(part, existing.get(key))
-    first = plan.keys[0]
-    if first not in laid:
-        laid[first] = _edge(blocks, network, Part(call, Place(0), range(0)), 0, first, existing)
-    return laid
+def lay(blocks: Blocks, network: Any, call: Call) -> None:
+    """Patch the first and the last block of each span, and the network's first one; those in between only where they are skipped."""
+    plan = plan_of(blocks, network, call.run)
+    for place, keys in plan.spans:
+        part = Part(call, place, keys)
+        for key in {keys[0], keys[-1]}:
+            call.patches[key] = _edge(blocks, network, part, key)
+    if not any(plan.first in keys for _, keys in plan.spans):
+        call.patches[plan.first] = _edge(blocks, network, Part(call, Place(0), []), plan.first)
 
 
-def _edge(blocks: Blocks, network: Any, part: Part, index: int, key: BlockKey, existing: Mapping[BlockKey, Patch]) -> Patch:
+def _edge(blocks: Blocks, network: Any, part: Part, key: BlockKey) -> Patch:
     """The patch of a block where a span starts or ends, or of the network's first one."""
-    call, inner = part.call, existing.get(key)
-    starts, ends = index in part.span[:1], index in part.span[-1:]
+    call, inner = part.call, part.call.patches.get(key)
+    starts, ends = key in part.keys[:1], key in part.keys[-1:]
 
     def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
         known = call.begin(blocks, network, args, key)
@@ -156,12 +155,6 @@ def _edge(blocks: Blocks, network: Any, part: Part, index: int, key: BlockKey, e
     return run_block
 
 
-def _within(part: Part, inner: Patch | None) -> Patch:
-    """The patch of a block amid a span."""
-
-    def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
-        if part.forecast is not None:
-            return args
-        return inner(args, extra) if inner else extra["original_block"](args)
-
-    return run_block
+def _pass(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The patch of a block that is skipped amid a span."""
+    return args

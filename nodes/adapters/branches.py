@@ -60,14 +60,14 @@ class Taken:
         return forward
 
 
-def patches(blocks: Blocks, network: Any, call: Call, existing: Mapping[BlockKey, Patch]) -> dict[BlockKey, Patch]:
-    """A patch for each block with a part that is cached; a patch already there is run inside ours."""
+def lay(blocks: Blocks, network: Any, call: Call) -> None:
+    """Patch each block with a part that is cached, and the first."""
     keys, recipe = blocks.keys(network), call.run.recipe
     wanted = {kind: parts_of(network, kind, recipe) for kind in {kind for kind, _ in keys}}
     cached = {index for span in recipe.cached(len(keys)) for index in span if wanted[keys[index][0]]}
 
     def patch(index: int, key: BlockKey) -> Patch:
-        inner = existing.get(key)
+        inner = call.patches.get(key)
         block = blocks.block(network, key)
 
         def run_block(args: BlockArgs, extra: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -82,7 +82,7 @@ def patches(blocks: Blocks, network: Any, call: Call, existing: Mapping[BlockKey
 
         return run_block
 
-    return {key: patch(n, key) for n, key in enumerate(keys) if n == 0 or n in cached}
+    call.patches.update({key: patch(n, key) for n, key in enumerate(keys) if n == 0 or n in cached})
 
 
 def _take(call: Call, part: Part, index: int, args: BlockArgs) -> Taken:

@@ -66,12 +66,10 @@ def through(executor: Any, run: Run, meter: Meter, network: Any, *args: Any, **k
     passed = options.transformer_options(args, kwargs)
     blocks = blocks_of(network)
     assert isinstance(blocks, Blocks)
-    call = spans.Call(run, meter, options.conditions(passed, run), *args[:2])
     replace = passed.get("patches_replace", {})
-    existing = replace.get("dit", {})
-    make = branches.patches if run.recipe.site is Site.BRANCH else spans.patches
-    laid = {**existing, **make(blocks, network, call, existing)}
-    result = options.call_with(executor, args, kwargs, passed, {"patches_replace": {**replace, "dit": laid}})
+    call = spans.Call(run, meter, options.conditions(passed, run), args[0], args[1], dict(replace.get("dit", {})))
+    (branches if run.recipe.site is Site.BRANCH else spans).lay(blocks, network, call)
+    result = options.call_with(executor, args, kwargs, passed, {"patches_replace": {**replace, "dit": call.patches}})
     if not call.reached:
         run.retreat(f"{type(network).__name__} never called its first block through its patch; some node replaces its forward.")
     return result
