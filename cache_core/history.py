@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .measure import WIDE, wide
+from .measure import WIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,16 @@ class History:
         self._each = kept.nbytes + (0 if beside is None else beside.nbytes)
 
     def _placed(self, tensor: Tensor, copy: bool) -> Tensor:
+        if copy and self._plain and not tensor.requires_grad:
+            return tensor.clone()  # in one operation
         return tensor.detach().to(self._placement.device, self._placement.dtype or tensor.dtype, copy=copy)
 
     def miss(self, weights: Sequence[float], truth: Tensor) -> Tensor:
-        """`truth` [B, ...] minus what `combine` makes of the same weights, in at least float32, with less work."""
-        rest = true = wide(truth)
+        """`truth` [B, ...], in at least float32, minus what `combine` makes of the same weights, with less work."""
+        rest = truth
         for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
-            term = feature if feature.dtype is true.dtype and feature.device == true.device else feature.to(true.device, true.dtype)
-            rest = torch.sub(true, term, alpha=weight) if rest is true else rest.sub_(term, alpha=weight)
+            term = feature if feature.dtype is truth.dtype and feature.device == truth.device else feature.to(truth.device, truth.dtype)
+            rest = torch.sub(rest, term, alpha=weight) if rest is truth else rest.sub_(term, alpha=weight)
         return rest
 
     def combine(self, weights: Sequence[float], like: Tensor) -> Tensor:

@@ -51,8 +51,8 @@ def wide(x: Tensor) -> Tensor:
 
 
 def relative_error(miss: Tensor, truth: Tensor) -> Ratio:
-    """||miss|| / ||truth|| over all elements of `miss`, a forecast's difference to `truth`; nothing waits for it until it is read."""
-    return Ratio(vector_norm(miss), vector_norm(wide(truth)))
+    """||miss|| / ||truth|| over all elements of a forecast's difference to `truth` and of this; nothing waits for it until it is read."""
+    return Ratio(vector_norm(miss), vector_norm(truth))
 
 
 class Stopwatch:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .errors import ProtocolError
 from .history import History
-from .measure import Ratio, relative_error
+from .measure import Ratio, relative_error, wide
 from .policies.place import goes_by_exams
 from .recipe import Recipe, Site
 from .types import Observation, Place, Step, Verdict
@@ -73,7 +73,8 @@ class Stream:
         self._seen = None
         feature, error = self._recipe.target.encode(x, y), None
         if self._examined and self._computed:
-            error = relative_error(predictor.miss(self._history, seen, x, feature), feature)
+            true = wide(feature)
+            error = relative_error(predictor.miss(self._history, seen, x, true), true)
         predictor.watch(self._history, seen, feature)
         inputs, probes = self._keeps
         beside = x if inputs else seen.probe if probes else None

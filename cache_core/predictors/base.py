@@ -7,7 +7,6 @@ from typing import Protocol
 from torch import Tensor
 
 from ..history import History
-from ..measure import wide
 from ..types import Observation, Step
 from .axis import Axis
 
@@ -57,8 +56,8 @@ class Predictor(Protocol):
         ...
 
     def miss(self, history: History, seen: Observation, x: Tensor, feature: Tensor) -> Tensor:
-        """Computed `feature` [B, ...] minus what `predict` would have answered, in at least float32: an exam."""
-        return wide(feature) - self.predict(history, seen, x)
+        """Computed `feature` [B, ...], in at least float32, minus what `predict` would have answered: an exam."""
+        return feature - self.predict(history, seen, x)
 
 
 class Weighted(Predictor):

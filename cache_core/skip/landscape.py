@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..history import History
-from ..measure import Ratio, relative_error
+from ..measure import Ratio, relative_error, wide
 from ..policies import Never
 from ..predictors import Hold, Predictor
 from ..recipe import Recipe, Site, Target
@@ -44,7 +44,8 @@ class Surveyed(Predictor):
 
     def watch(self, history: History, seen: Observation, feature: Tensor) -> None:
         if len(history) and seen.place is not None:
-            change = relative_error(history.miss([1.0], feature), feature)
+            true = wide(feature)
+            change = relative_error(history.miss([1.0], true), true)
             self.into.changes.setdefault((seen.place.index, seen.step.index), []).append(change)
 
 

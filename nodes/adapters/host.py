@@ -152,21 +152,20 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
     if site is UNCOND:
         return _uncond(run, inner, conds, x, sigma, lambda asked: executor(model, asked, x, timestep, passed))
     call = run.occurrence((options.window(inner), x.shape, *[options.active(cond, sigma) for cond in conds]))
-    asked, handed = [n for n, cond in enumerate(conds) if cond is not None], list[Tensor]()
+    cases = [Case((call, n), x, x) for n, cond in enumerate(conds) if cond is not None]
+    if len(cases) == len(conds):
+        return _through(run, cases, sigma, partial(executor, model, conds, x, timestep, passed))
+    if not cases:
+        return list(executor(model, conds, x, timestep, passed))
+    nothing = [n for n, cond in enumerate(conds) if cond is None]
 
     def compute() -> list[Tensor]:
-        handed.extend(executor(model, conds, x, timestep, passed))
-        return [handed[n] for n in asked]
+        return [output for n, output in enumerate(executor(model, conds, x, timestep, passed)) if n not in nothing]
 
-    if not asked:
-        return list(executor(model, conds, x, timestep, passed))
-    found = _through(run, [Case((call, n), x, x) for n in asked], sigma, compute)
-    if len(found) == len(conds):
-        return found
-    handed = handed or [torch.zeros_like(x) for _ in conds]  # a prompt left out is nothing, as in the host
-    for n, output in zip(asked, found, strict=True):
-        handed[n] = output
-    return handed
+    found = _through(run, cases, sigma, compute)
+    for n in nothing:
+        found.insert(n, torch.zeros_like(x))  # as the host answers for a prompt left out
+    return found
 
 
 def _sigma(run: Run, timestep: Tensor) -> float:

@@ -58,8 +58,7 @@ def active(conds: Conds, sigma: float) -> tuple[Any, ...]:
     """
     found: list[Any] = []
     for cond in conds or ():
-        uuid = cond.get("uuid")
-        found.append(getattr(uuid, "int", uuid) if CHANGING.isdisjoint(cond) else _acting(cond, sigma))  # its hash takes no Python
+        found.append(_plain(cond.get("uuid")) if CHANGING.isdisjoint(cond) else _acting(cond, sigma))
     return tuple(found)
 
 
@@ -81,7 +80,7 @@ def window(transformer_options: Options) -> tuple[int, ...] | None:
 def conditions(transformer_options: Options, run: Run) -> list[Any]:
     """A key for each condition batched in this call of the network, first rows first."""
     frames = window(transformer_options)
-    return [run.occurrence((uuid, frames)) for uuid in transformer_options["uuids"]]
+    return [run.occurrence((_plain(uuid), frames)) for uuid in transformer_options["uuids"]]
 
 
 def sampler_name(sampler: Any) -> str:
@@ -135,6 +134,11 @@ def changes(transformer_options: Options) -> tuple[Any, ...]:
     replaced = transformer_options.get("patches_replace")
     names = sorted(map(str, replaced.get("dit", ()))) if replaced else ()
     return *names, BRANCHES in transformer_options
+
+
+def _plain(uuid: Any) -> Any:
+    """A condition's name as a number, whose hash takes no Python."""
+    return getattr(uuid, "int", uuid)
 
 
 def _acting(cond: Mapping[str, Any], sigma: float) -> Any:
