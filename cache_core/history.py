@@ -1,8 +1,9 @@
 """The last few computed features of one stream, with the noise levels they were computed at."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -68,11 +69,15 @@ class History:
             return tensor.clone()  # in one operation
         return tensor.detach().to(self._placement.device, self._placement.dtype or tensor.dtype, copy=copy)
 
+    def newest(self, count: int, dtype: torch.dtype, device: torch.device) -> Iterator[Tensor]:
+        """The newest `count` anchors, newest first, as `dtype` on `device`: not to be written to."""
+        for feature in islice(reversed(self._features), count):
+            yield feature if feature.dtype is dtype and feature.device == device else feature.to(device, dtype)
+
     def miss(self, weights: Sequence[float], truth: Tensor) -> Tensor:
         """`truth` [B, ...], in at least float32, minus what `combine` makes of the same weights, with less work."""
         rest = truth
-        for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
-            term = feature if feature.dtype is truth.dtype and feature.device == truth.device else feature.to(truth.device, truth.dtype)
+        for weight, term in zip(reversed(weights), self.newest(len(weights), truth.dtype, truth.device), strict=True):
             rest = torch.sub(rest, term, alpha=weight) if rest is truth else rest.sub_(term, alpha=weight)
         return rest
 
@@ -83,8 +88,7 @@ class History:
         """
         dtype = like.dtype if like.dtype in WIDE else torch.float32
         total: Tensor | None = None
-        for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
-            term = feature if feature.dtype is dtype and feature.device == like.device else feature.to(like.device, dtype)
+        for weight, term in zip(reversed(weights), self.newest(len(weights), dtype, like.device), strict=True):
             total = term * weight if total is None else total.add_(term, alpha=weight)
         assert total is not None, "combine needs at least one anchor"
         return total if dtype is like.dtype else total.to(like.dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..history import History
+from ..measure import wide
 from ..trace import Plan, Planner
 from ..trace.fit import DEPTH
 from ..trace.mixing import answer, table
@@ -58,8 +59,10 @@ class Fitted(Predictor):
 
     def _weighed(self, history: History, seen: Observation) -> Plan | None:
         """The plan with weights for a forecast here; None where it is of order 1, as all exams of steps to be computed are."""
+        plan, index = self.planner.plan(seen.step.schedule), seen.step.index
+        if plan is None or index in plan.computed:
+            return None
         found = self._plan(history, seen)
-        index = seen.step.index
         return None if found is None or index not in found.weights or index in found.computed else found
 
     def _plan(self, history: History, seen: Observation) -> Plan | None:
@@ -96,10 +99,10 @@ def on_step(sigma: float, start: float) -> bool:
 
 def combine(history: History, plan: Plan, step: int, x: Tensor) -> Tensor:
     """Sum over bands of the anchors' and the latent's weighted parts, in float32, as `x` [B, C, (F,) H, W] in dtype and device."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    made = _table(plan, step, wide)
-    anchors = [feature.to(wide.device, wide.dtype) for feature in history.features[1 - len(plan.weights[step][0]) :]]
-    return answer([*anchors, wide], made, plan.levels).to(x.dtype)
+    latent = wide(x)
+    made = _table(plan, step, latent)
+    anchors = list(history.newest(len(plan.weights[step][0]) - 1, latent.dtype, latent.device))
+    return answer([*reversed(anchors), latent], made, plan.levels).to(x.dtype)
 
 
 def _table(plan: Plan, step: int, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Where a cached sampling's plan comes from: a calibration and a speed, a calibration and an error, or a plan as it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..errors import RecipeError
@@ -8,6 +8,8 @@ from ..masks import FEWEST, budget
 from ..types import Schedule
 from .calibration import Calibration, plan, refitted
 from .fit import Plan
+
+Known = dict[Schedule, Plan | None]
 
 
 class Planner(Protocol):
@@ -32,14 +34,17 @@ class ForSpeed:
 
     calibration: Calibration
     speed: float
+    _known: Known = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.speed >= 1.0:
             raise RecipeError(f"A pace needs a speed of 1 (compute all) or more, not {self.speed}.")
 
     def plan(self, schedule: Schedule) -> Plan | None:
-        count = budget(schedule.total, self.speed)
-        return None if count == schedule.total else plan(self.calibration, schedule, count)
+        if schedule not in self._known:
+            count = budget(schedule.total, self.speed)
+            self._known[schedule] = None if count == schedule.total else plan(self.calibration, schedule, count)
+        return self._known[schedule]
 
     def why(self, schedule: Schedule) -> str:
         return f"{schedule.total} steps are too few to reuse any" if self.speed > 1.0 else "speed 1 computes all"
@@ -54,12 +59,18 @@ class ForQuality:
 
     calibration: Calibration
     error: float
+    _known: Known = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.error >= 0.0:
             raise RecipeError(f"An expected error is 0 (compute all) or more, not {self.error}.")
 
     def plan(self, schedule: Schedule) -> Plan | None:
+        if schedule not in self._known:
+            self._known[schedule] = self._cheapest(schedule)
+        return self._known[schedule]
+
+    def _cheapest(self, schedule: Schedule) -> Plan | None:
         if self.error > 0.0:
             for count in range(FEWEST, schedule.total):
                 found = plan(self.calibration, schedule, count)

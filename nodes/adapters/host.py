@@ -152,20 +152,8 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
     if site is UNCOND:
         return _uncond(run, inner, conds, x, sigma, lambda asked: executor(model, asked, x, timestep, passed))
     call = run.occurrence((options.window(inner), x.shape, *[options.active(cond, sigma) for cond in conds]))
-    cases = [Case((call, n), x, x) for n, cond in enumerate(conds) if cond is not None]
-    if len(cases) == len(conds):
-        return _through(run, cases, sigma, partial(executor, model, conds, x, timestep, passed))
-    if not cases:
-        return list(executor(model, conds, x, timestep, passed))
-    nothing = [n for n, cond in enumerate(conds) if cond is None]
-
-    def compute() -> list[Tensor]:
-        return [output for n, output in enumerate(executor(model, conds, x, timestep, passed)) if n not in nothing]
-
-    found = _through(run, cases, sigma, compute)
-    for n in nothing:
-        found.insert(n, torch.zeros_like(x))  # as the host answers for a prompt left out
-    return found
+    cases = [None if cond is None else Case((call, n), x, x) for n, cond in enumerate(conds)]
+    return _through(run, cases, sigma, partial(executor, model, conds, x, timestep, passed))
 
 
 def _sigma(run: Run, timestep: Tensor) -> float:
@@ -190,12 +178,19 @@ def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: floa
     return [positive, negative]
 
 
-def _through(run: Run, cases: list[Case], sigma: float, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-    """Denoised outputs [B, C, ...] of all `cases`, states x: forecast as velocities (x - x0) / sigma, or computed."""
-    if run.decide(cases):
-        return [case.x - sigma * run.reuse(case) for case in cases]
+def _through(run: Run, cases: list[Case | None], sigma: float, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+    """Denoised outputs [B, C, ...] of all `cases`, states x: forecast as velocities (x - x0) / sigma, or computed.
+
+    None is a prompt that is left out: as in the host, its output is nothing.
+    """
+    asked = [case for case in cases if case is not None]
+    if asked and run.decide(asked):
+        return [torch.zeros_like(asked[0].x) if case is None else case.x - sigma * run.reuse(case) for case in cases]
     handed = []
     for case, output in zip(cases, compute(), strict=True):
+        if case is None:
+            handed.append(output)
+            continue
         velocity = (case.x - output).div_(sigma)
         corrected = run.record(case, velocity, ours=True)
         handed.append(output if corrected is velocity else case.x - sigma * corrected)
