@@ -75,10 +75,13 @@ class History:
             yield feature if feature.dtype is dtype and feature.device == device else feature.to(device, dtype)
 
     def miss(self, weights: Sequence[float], truth: Tensor) -> Tensor:
-        """`truth` [B, ...], in at least float32, minus what `combine` makes of the same weights, with less work."""
-        rest = truth
-        for weight, term in zip(reversed(weights), self.newest(len(weights), truth.dtype, truth.device), strict=True):
-            rest = torch.sub(rest, term, alpha=weight) if rest is truth else rest.sub_(term, alpha=weight)
+        """`truth` [B, ...] minus what `combine` makes of the same weights, in at least float32, with less work."""
+        dtype, device = truth.dtype if truth.dtype in WIDE else torch.float32, truth.device
+        rest: Tensor | None = None
+        for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
+            term = feature if feature.dtype is dtype and feature.device == device else feature.to(device, dtype)
+            rest = torch.sub(truth, term, alpha=weight) if rest is None else rest.sub_(term, alpha=weight)
+        assert rest is not None, "there is an anchor at least"
         return rest
 
     def combine(self, weights: Sequence[float], like: Tensor) -> Tensor:

@@ -27,7 +27,10 @@ def form(value: Any, but: Any = None) -> Hashable:
 
 def forms(values: Iterable[Any], but: Any = None) -> tuple[Hashable, ...]:
     """The `form` of each; most are tensors or nothing."""
-    return tuple([item.shape if isinstance(item, Tensor) else None if item is None or item is but else form(item, but) for item in values])
+    found = []
+    for item in values:  # not a comprehension, which is a call more: it comes at every evaluation
+        found.append(None if item is None or item is but else item.shape if isinstance(item, Tensor) else form(item, but))
+    return tuple(found)
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -1,7 +1,6 @@
 """Distances between features, and the clock. Every device-to-host synchronisation of the package happens here."""
 
 import time
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,24 +34,22 @@ def relative_l1(new: Tensor, old: Tensor) -> float:
     return mean_change(new, old) / scale if scale > 0.0 else float("inf")
 
 
-class Ratio(NamedTuple):
-    """A quotient of two tensors [], left on the device and divided only when it is asked for with `float`."""
+class Ratio:
+    """||part|| / ||whole|| of two tensors [...], each over all its elements, left on the device until it is asked for with `float`."""
 
-    part: Tensor
-    whole: Tensor
+    __slots__ = ("_part", "_whole")
+
+    def __init__(self, part: Tensor, whole: Tensor) -> None:
+        self._part = vector_norm(part)
+        self._whole = vector_norm(whole) if whole.dtype in WIDE else vector_norm(whole, dtype=torch.float32)
 
     def __float__(self) -> float:
-        return float(self.part) / (float(self.whole) + TINY)  # which is nothing beside any size but 0
+        return float(self._part) / (float(self._whole) + TINY)  # which is nothing beside any size but 0
 
 
 def wide(x: Tensor) -> Tensor:
     """`x` [...] in at least float32."""
     return x if x.dtype in WIDE else x.float()
-
-
-def relative_error(miss: Tensor, truth: Tensor) -> Ratio:
-    """||miss|| / ||truth|| over all elements of a forecast's difference to `truth` and of this; nothing waits for it until it is read."""
-    return Ratio(vector_norm(miss), vector_norm(truth))
 
 
 class Stopwatch:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from .errors import ProtocolError
 from .history import History
-from .measure import Ratio, relative_error, wide
+from .measure import Ratio
 from .policies.place import goes_by_exams
+from .predictors import Predictor
 from .recipe import Recipe, Site
 from .types import Observation, Place, Step, Verdict
 
@@ -31,6 +32,7 @@ class Stream:
         self._depth = recipe.predictor.depth
         self._keeps = recipe.predictor.keeps_inputs, recipe.predictor.keeps_probes
         self._examined = recipe.site not in (Site.BLOCK, Site.BRANCH) or goes_by_exams(recipe.policy)
+        self._watched = type(recipe.predictor).watch is not Predictor.watch
         self._state: Any = recipe.policy.init()
         self._history = History(self._depth, recipe.placement)
         self._seen: Observation | None = None
@@ -73,9 +75,9 @@ class Stream:
         self._seen = None
         feature, error = self._recipe.target.encode(x, y), None
         if self._examined and self._computed:
-            true = wide(feature)
-            error = relative_error(predictor.miss(self._history, seen, x, true), true)
-        predictor.watch(self._history, seen, feature)
+            error = Ratio(predictor.miss(self._history, seen, x, feature), feature)
+        if self._watched:
+            predictor.watch(self._history, seen, feature)
         inputs, probes = self._keeps
         beside = x if inputs else seen.probe if probes else None
         self._history.push(seen.step.sigma, feature, beside, ours or feature is not y)

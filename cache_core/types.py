@@ -110,7 +110,7 @@ class Step:
         return self.index / self.total
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Case:
     """What a run is asked about: one condition, the site's input `x` [B, ...] for it, and what its policy wants to see.
 

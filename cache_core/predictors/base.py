@@ -7,10 +7,9 @@ from typing import Protocol
 from torch import Tensor
 
 from ..history import History
+from ..measure import wide
 from ..types import Observation, Step
 from .axis import Axis
-
-SIGMA = Axis.SIGMA
 
 
 class Predictor(Protocol):
@@ -56,8 +55,8 @@ class Predictor(Protocol):
         ...
 
     def miss(self, history: History, seen: Observation, x: Tensor, feature: Tensor) -> Tensor:
-        """Computed `feature` [B, ...], in at least float32, minus what `predict` would have answered: an exam."""
-        return feature - self.predict(history, seen, x)
+        """Computed `feature` [B, ...] minus what `predict` would have answered, in at least float32: an exam."""
+        return wide(feature) - self.predict(history, seen, x)
 
 
 class Weighted(Predictor):
@@ -75,18 +74,24 @@ class Weighted(Predictor):
 
 
 class Linear(Weighted):
-    """A weighted sum of anchors whose weights follow from the times alone."""
-
-    @property
-    def axis(self) -> Axis:
-        """What `weights` takes for time."""
-        return SIGMA
+    """A weighted sum of anchors whose weights follow from the noise levels alone."""
 
     @abstractmethod
     def weights(self, times: Sequence[float], time: float) -> list[float]:
         """One weight per anchor, oldest first, for anchors at `times` and a forecast at `time`; they sum to 1 if not said otherwise."""
 
     def table(self, times: Sequence[float], step: Step) -> list[float]:
-        if (axis := self.axis) is SIGMA:
-            return self.weights(times, step.sigma)
-        return self.weights([axis.at(time, step.schedule) for time in times], axis.at(step.sigma, step.schedule))
+        return self.weights(times, step.sigma)
+
+
+class OnAxis(Linear):
+    """One that may take something else than the noise level for time."""
+
+    @property
+    @abstractmethod
+    def axis(self) -> Axis:
+        """What `weights` takes for time."""
+
+    def table(self, times: Sequence[float], step: Step) -> list[float]:
+        axis, schedule = self.axis, step.schedule
+        return self.weights([axis.at(time, schedule) for time in times], axis.at(step.sigma, schedule))

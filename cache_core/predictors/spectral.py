@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from ..errors import RecipeError
 from .axis import Axis
-from .base import Linear
+from .base import OnAxis
 from .polynomial import Lagrange
 
 
 @dataclass(frozen=True, slots=True)
-class Chebyshev(Linear):
+class Chebyshev(OnAxis):
     """Spectrum (arXiv:2603.01623): each coordinate is a series of Chebyshev polynomials, refitted by ridge regression.
 
     Minimises |T c - F|^2 + `ridge` |c|^2 over the last `window` anchors F, T their polynomials 0 to `degree` of time mapped

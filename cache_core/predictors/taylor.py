@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..errors import RecipeError
 from .axis import Axis
-from .base import Linear
+from .base import OnAxis
 from .polynomial import apart, spread
 
 
@@ -33,7 +33,7 @@ def expand(times: Sequence[float], terms: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True)
-class Taylor(Linear):
+class Taylor(OnAxis):
     """TaylorSeer (arXiv:2503.06923), eq. 8, as published: sum of difference j times ahead^j / j!.
 
     Its order 2 is not the parabola through the anchors: prefer `Lagrange`, and this one to reproduce published results.
@@ -62,7 +62,7 @@ class Taylor(Linear):
 
 
 @dataclass(frozen=True, slots=True)
-class Hermite(Linear):
+class Hermite(OnAxis):
     """HiCache (arXiv:2508.16984), as published: `Taylor` with s^j H_j(s ahead) in place of ahead^j, `scale` s.
 
     H_j are the physicists' polynomials of Hermite. The unit of time matters (H_2 has a constant term), so time is counted in

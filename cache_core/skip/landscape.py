@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..history import History
-from ..measure import Ratio, relative_error, wide
+from ..measure import Ratio
 from ..policies import Never
 from ..predictors import Hold, Predictor
 from ..recipe import Recipe, Site, Target
@@ -44,8 +44,7 @@ class Surveyed(Predictor):
 
     def watch(self, history: History, seen: Observation, feature: Tensor) -> None:
         if len(history) and seen.place is not None:
-            true = wide(feature)
-            change = relative_error(history.miss([1.0], true), true)
+            change = Ratio(history.miss([1.0], feature), feature)
             self.into.changes.setdefault((seen.place.index, seen.step.index), []).append(change)
 
 

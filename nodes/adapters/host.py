@@ -123,7 +123,7 @@ def _loop(executor: Any, *args: Any, **kwargs: Any) -> Any:
 def _evaluation(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Wrapper of one evaluation of the solver, x [B, C, ...] at timestep [B]: the one place where it is decided."""
     passed = args[0] if args else kwargs["model_options"]
-    run = options.run_of(passed.get("transformer_options", {}))
+    run: Run | None = passed.get("transformer_options", {}).get(options.KEY)
     if run is None:
         result: Tensor = executor(x, timestep, *args, **kwargs)
         return result
@@ -144,22 +144,22 @@ def _evaluation(executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs
 def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, passed: Any) -> list[Tensor]:
     """Wrapper of the evaluation of all conditions, a list of them for each of the outputs [B, C, ...]."""
     inner = passed.get("transformer_options", {})
-    run = options.run_of(inner)
+    run: Run | None = inner.get(options.KEY)
     site = None if run is None else run.recipe.site
-    if run is None or (site is not COND and site is not UNCOND) or (sigma := _sigma(run, timestep)) <= 0.0:
+    if run is None or (site is not COND and site is not UNCOND):
         outputs: list[Tensor] = executor(model, conds, x, timestep, passed)
+        return outputs
+    told, sigma = run.level
+    if timestep is not told:  # it nearly always is the evaluation's own, and then the device is not asked again
+        sigma = scalar(timestep)
+    if sigma <= 0.0:
+        outputs = executor(model, conds, x, timestep, passed)
         return outputs
     if site is UNCOND:
         return _uncond(run, inner, conds, x, sigma, lambda asked: executor(model, asked, x, timestep, passed))
-    call = run.occurrence((options.window(inner), x.shape, *[options.active(cond, sigma) for cond in conds]))
+    call = run.occurrence((x.shape, *options.asked(inner, conds, sigma)))
     cases = [None if cond is None else Case((call, n), x, x) for n, cond in enumerate(conds)]
     return _through(run, cases, sigma, partial(executor, model, conds, x, timestep, passed))
-
-
-def _sigma(run: Run, timestep: Tensor) -> float:
-    """`timestep` [B] on the host; if it is the evaluation's own, as it nearly always is, the device is not asked again."""
-    asked, sigma = run.level
-    return sigma if timestep is asked else scalar(timestep)
 
 
 def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: float, compute: Callable[[Any], list[Tensor]]) -> list[Tensor]:
@@ -168,7 +168,7 @@ def _uncond(run: Run, inner: options.Options, conds: Any, x: Tensor, sigma: floa
         if len(conds) == 2:
             run.ledger.note("There is no negative prompt to leave out: CFG is 1.0.")
         return compute(conds)
-    call = run.occurrence((options.window(inner), *(options.active(cond, sigma) for cond in conds)))
+    call = run.occurrence(options.asked(inner, conds, sigma))
     reuse = run.decide([Case(call, x, x)])
     positive, negative = compute([conds[0], None] if reuse else conds)
     case = Case(call, (x - positive) / sigma)
@@ -183,7 +183,7 @@ def _through(run: Run, cases: list[Case | None], sigma: float, compute: Callable
 
     None is a prompt that is left out: as in the host, its output is nothing.
     """
-    asked = [case for case in cases if case is not None]
+    asked = [case for case in cases if case is not None] if None in cases else cast(list[Case], cases)
     if asked and run.decide(asked):
         return [torch.zeros_like(asked[0].x) if case is None else case.x - sigma * run.reuse(case) for case in cases]
     handed = []
@@ -200,7 +200,7 @@ def _through(run: Run, cases: list[Case | None], sigma: float, compute: Callable
 def _network(executor: Any, *args: Any, **kwargs: Any) -> Any:
     """Wrapper of one call of the network: counts its multiply-accumulates."""
     passed = options.transformer_options(args, kwargs)
-    run = options.run_of(passed)
+    run: Run | None = passed.get(options.KEY)
     if run is None:
         return executor(*args, **kwargs)
     key = (forms((*args, *kwargs.values()), passed), *kwargs, options.changes(passed), run.recipe.layout)

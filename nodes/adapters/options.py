@@ -58,7 +58,16 @@ def active(conds: Conds, sigma: float) -> tuple[Any, ...]:
     """
     found: list[Any] = []
     for cond in conds or ():
-        found.append(_plain(cond.get("uuid")) if CHANGING.isdisjoint(cond) else _acting(cond, sigma))
+        uuid = cond.get("uuid")
+        found.append(getattr(uuid, "int", uuid) if CHANGING.isdisjoint(cond) else _acting(cond, sigma))  # its hash takes no Python
+    return tuple(found)
+
+
+def asked(transformer_options: Options, conds: Iterable[Conds], sigma: float) -> tuple[Any, ...]:
+    """What the host asks its model for, as something to compare by: frames of a context window, and of each list what acts."""
+    found: list[Any] = [window(transformer_options) if "context_window" in transformer_options else None]
+    for cond in conds:
+        found.append(None if cond is None else active(cond, sigma))
     return tuple(found)
 
 
@@ -80,7 +89,7 @@ def window(transformer_options: Options) -> tuple[int, ...] | None:
 def conditions(transformer_options: Options, run: Run) -> list[Any]:
     """A key for each condition batched in this call of the network, first rows first."""
     frames = window(transformer_options)
-    return [run.occurrence((_plain(uuid), frames)) for uuid in transformer_options["uuids"]]
+    return [run.occurrence((getattr(uuid, "int", uuid), frames)) for uuid in transformer_options["uuids"]]
 
 
 def sampler_name(sampler: Any) -> str:
@@ -134,11 +143,6 @@ def changes(transformer_options: Options) -> tuple[Any, ...]:
     replaced = transformer_options.get("patches_replace")
     names = sorted(map(str, replaced.get("dit", ()))) if replaced else ()
     return *names, BRANCHES in transformer_options
-
-
-def _plain(uuid: Any) -> Any:
-    """A condition's name as a number, whose hash takes no Python."""
-    return getattr(uuid, "int", uuid)
 
 
 def _acting(cond: Mapping[str, Any], sigma: float) -> Any:
