@@ -4,7 +4,8 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import torch
-from pack.cache_core import Case, History, Observation, Placement, Probe, RecipeError, Run, Schedule, Site, Step
+from pack.cache_core import Case, History, Observation, Place, Placement, Probe, RecipeError, Run, Schedule, Site, Step
+from pack.cache_core.blockcache import Alignment
 from pack.cache_core.policies import (
     AccumulatedError,
     AtMost,
@@ -30,6 +31,7 @@ from pack.cache_core.policies import (
 )
 from pack.cache_core.predictors import (
     AdamsBashforth,
+    Aligned,
     Axis,
     Chebyshev,
     Corrected,
@@ -39,6 +41,7 @@ from pack.cache_core.predictors import (
     Hermite,
     Hold,
     Lagrange,
+    Learning,
     Scaled,
     Taylor,
     TwoAnchor,
@@ -46,6 +49,14 @@ from pack.cache_core.predictors import (
 from pack.cache_core.published import encore, masked, measure
 from pack.cache_core.tables import FLUX_CHANGE, FLUX_GOLDEN, FLUX_MAGNITUDE, WAN_1B_MAGNITUDE, WAN_1B_MAGNITUDE_UNCOND
 from recipes import published_methods
+
+
+class Pupil:
+    """Makes a held residual half as large again."""
+
+    def align(self, block, sigma, x, held):
+        return 1.5 * held
+
 
 TWELVE = Schedule(tuple(1 - n / 12 for n in range(13)))
 POLICIES = [
@@ -79,6 +90,7 @@ POLICIES = [
 PREDICTORS = [Hold(), Lagrange(0), Lagrange(1), Lagrange(2), Lagrange(3), Taylor(1), Taylor(2, Axis.STEP), Hermite(2)]
 PREDICTORS += [Chebyshev(relative=True), AdamsBashforth(2), AdamsBashforth(3), Scaled(FLUX_MAGNITUDE, scale=False), TwoAnchor()]
 PREDICTORS += [FrequencySplit(Hold(), Hermite(2, 0.71)), Damped(Lagrange(1), 0.5), Corrected(Lagrange(1), 0.5)]
+AT_BLOCKS = [Aligned(Alignment("x", "fitted", ((0, 0.9), (0, 0.4)), torch.ones(2, 2, 3))), Learning(Pupil())]
 RESIZING = [Chebyshev(), Scaled(FLUX_MAGNITUDE)]  # a constant is made smaller by publication, or larger on purpose
 RECIPES = [
     encore(),
@@ -213,6 +225,22 @@ class TestPredictor:
         assert (out.shape, out.dtype) == (features[0].shape, dtype)
         out.fill_(7.0)
         assert all(torch.equal(a, b) for a, b in zip(given, kept, strict=True))
+
+
+@pytest.mark.parametrize("predictor", [*PREDICTORS, *RESIZING, *AT_BLOCKS], ids=lambda predictor: str(predictor)[:60])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-6), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_an_exam_is_what_was_computed_minus_the_forecast(predictor, dtype, close, count):
+    features = [torch.randn(2, 5, 3, dtype=dtype) for _ in range(5)]
+    history, seen = filled(predictor, features[:count])
+    seen.place = Place(0)
+    given = [*features, *history.features]
+    kept = [tensor.clone() for tensor in given]
+    found = predictor.miss(history, seen, features[0], features[-1])
+    assert found.dtype is (torch.float64 if dtype is torch.float64 else torch.float32)
+    expected = features[-1].to(found.dtype) - predictor.predict(history, seen, features[0]).to(found.dtype)
+    torch.testing.assert_close(found, expected, rtol=close, atol=close * float(expected.abs().max()))
+    assert all(torch.equal(a, b) for a, b in zip(given, kept, strict=True))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

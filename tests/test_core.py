@@ -5,6 +5,7 @@ import torch
 from pack.cache_core import CacheError, Case, History, Ledger, Placement, ProtocolError, Recipe, RecipeError, Run, Schedule, Site
 from pack.cache_core.macs import Meter, form
 from pack.cache_core.masks import FEWEST, budget, nearest, rescale
+from pack.cache_core.measure import Ratio
 from pack.cache_core.policies import Change, Never
 from pack.cache_core.predictors import Hold, TwoAnchor
 from pack.cache_core.published import encore, masked, measure
@@ -142,6 +143,10 @@ class TestRun:
         run = Run(measure(), schedule)
         self.play(run, lambda s: 4.0 if s == 1.0 else 5.0, schedule)
         assert [entry.error for entry in run.ledger.entries] == [None, pytest.approx(0.2)]
+
+    def test_an_exam_of_half_precision_is_weighed_in_single(self):
+        whole = torch.randn(4099).bfloat16()
+        assert float(Ratio(whole.float() * 0.3, whole)) == pytest.approx(0.3, rel=1e-5)
 
     def test_a_condition_that_was_not_there_before_is_computed_and_the_reason_given(self):
         schedule = flow(12)

@@ -7,7 +7,7 @@ import torch
 from host_models import LATENT, sample
 from pack.cache_core import Branch, Placement, Probe, Recipe, Site, Span, Target
 from pack.cache_core.memory import Extent, kept_bytes
-from pack.cache_core.policies import Change, Drift, Embedded, Mask, OutputRate, Within
+from pack.cache_core.policies import Change, Drift, Embedded, Mask, OutputRate, Warmup, Within
 from pack.cache_core.predictors import Hold, Lagrange, Taylor, TwoAnchor
 from pack.nodes.adapters import host, reports
 from pack.nodes.adapters.extent import extent_of
@@ -27,6 +27,7 @@ RECIPES = {
     "input": Recipe(Drift(0.0, Probe.FIRST_BLOCK, of="input"), Hold(), Site.BLOCK, head=1),
     "latent at the stack": Recipe(Change(0.0, Probe.LATENT), Hold(), Site.STACK),
     "rate": Recipe(OutputRate(1e9), Hold(), Site.COND, Target.RESIDUAL),
+    "late": Recipe(Warmup(OutputRate(1e9), 7), Hold(), Site.COND, Target.RESIDUAL),
     "pair": Recipe(Embedded(0.0, 2), Lagrange(1)),
     "two spans": Recipe(MASK, Lagrange(1), Site.STACK, spans=(Span(0, 1), Span(-1))),
     "block": Recipe(MASK, Lagrange(1), Site.BLOCK, Target.RESIDUAL, head=1),

@@ -6,7 +6,7 @@ from host_models import BLOCKS, BlockCalls, newest, prompt, sample
 from pack.cache_core import Recipe, RecipeError, Site, Target
 from pack.cache_core.policies import Interval, Mask, Never
 from pack.cache_core.predictors import Hold, Lagrange
-from pack.nodes.adapters import host
+from pack.nodes.adapters import blocks, families, host
 
 pytestmark = pytest.mark.host
 MASK = frozenset({0, 1, 4, 7})
@@ -63,6 +63,23 @@ def test_the_whole_stack_forecast_on_a_mask_is_the_plain_loop(model, family):
     expected = sample(by_hand, family)
     assert network is by_hand.model.diffusion_model
     assert torch.equal(expected, sample(host.attach(model, stack(Mask(MASK, 8))), family))
+
+
+@pytest.mark.parametrize(("head", "tail", "edges"), [(0, 0, [0, -1]), (1, 0, [0, 1, -1]), (2, 0, [0, 2])])
+def test_blocks_amid_a_span_are_patched_only_where_they_are_skipped(model, family, monkeypatch, head, tail, edges):
+    calls, lay = [], blocks.lay
+
+    def laid(family, network, call):
+        lay(family, network, call)
+        calls.append((set(call.patches), call))
+
+    monkeypatch.setattr(blocks, "lay", laid)
+    sample(host.attach(model, stack(Mask(MASK, 8), head=head, tail=tail)), family)
+    keys = families.blocks_of(model.model.diffusion_model).keys(model.model.diffusion_model)
+    span = {keys[0], *keys[head : len(keys) - tail]}
+    for n, (before, call) in enumerate(calls):
+        assert before == {keys[edge] for edge in edges} & span
+        assert set(call.patches) == (before if n in MASK else span)
 
 
 def test_a_patch_that_is_there_already_runs_inside_ours_and_only_where_its_block_runs(model, family):

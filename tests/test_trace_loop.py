@@ -11,7 +11,7 @@ from pack.cache_core import published as p
 from pack.cache_core.history import History, Placement
 from pack.cache_core.masks import budget, rescale
 from pack.cache_core.policies import ALARM, Traced
-from pack.cache_core.predictors import Fitted
+from pack.cache_core.predictors import Fitted, Lagrange
 from pack.cache_core.tables.masks import WAN_LEMICA
 from pack.cache_core.trace import (
     ForQuality,
@@ -121,6 +121,30 @@ def test_where_other_steps_were_computed_weights_are_fitted_for_those(world):
     (row,) = amended.weights[extra + 1]
     wanted = sum(weight * part for weight, part in zip(row, [*(world.path(world.sigmas[n]) for n in steps), x], strict=True))
     torch.testing.assert_close(Fitted(planner).predict(kept(world, steps), seen(schedule, extra + 1), x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_exams_are_of_order_one_where_a_plan_computes_and_of_the_plan_where_it_would_forecast(world):
+    known, schedule = calibrated("mine", world.statistics(), {}, tries=5), flow(20)
+    fitted = Fitted(ForSpeed(known, 3.0))
+    planned = fitted.planner.plan(schedule)
+    generator = torch.Generator().manual_seed(9)
+    x, y = (torch.randn(6, 4, 8, 8, generator=generator) for _ in range(2))
+    computed = sorted(planned.computed)
+    for step in (computed[5], next(n for n in range(computed[4], 20) if n not in planned.computed)):
+        history = kept(world, [n for n in computed if n < step][-DEPTH:])
+        by_line, by_plan = (y - each.predict(history, seen(schedule, step), x) for each in (Lagrange(1), fitted))
+        assert torch.equal(by_line, by_plan) is (step in planned.computed)
+        torch.testing.assert_close(fitted.miss(history, seen(schedule, step), x, y), by_plan, rtol=1e-4, atol=1e-5)
+
+
+def test_planners_remember_what_they_planned(world, monkeypatch):
+    known, schedule = calibrated("mine", world.statistics(), {}, tries=5), flow(20)
+    planners = [ForSpeed(known, 3.0), ForSpeed(known, 1.0), ForQuality(known, 0.0), ForQuality(known, plan(known, schedule, 9).error)]
+    found = [planner.plan(schedule) for planner in planners]
+    assert [plan is None for plan in found] == [False, True, True, False]
+    for name in ("plan", "budget"):
+        monkeypatch.setitem(ForSpeed.plan.__globals__, name, None)
+    assert all(planner.plan(flow(20)) is before for planner, before in zip(planners, found, strict=True))
 
 
 def test_a_plan_of_fewer_anchors_than_are_kept_is_followed_as_it_is(world):
