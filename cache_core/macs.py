@@ -28,7 +28,7 @@ def form(value: Any, but: Any = None) -> Hashable:
 def forms(values: Iterable[Any], but: Any = None) -> tuple[Hashable, ...]:
     """The `form` of each; most are tensors or nothing."""
     found = []
-    for item in values:  # not a comprehension, which is a call more: it comes at every evaluation
+    for item in values:  # as the adapter's loops, no comprehension: that is a call more at every evaluation
         found.append(None if item is None or item is but else item.shape if isinstance(item, Tensor) else form(item, but))
     return tuple(found)
 

@@ -158,7 +158,9 @@ def _conditions(executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tens
     if site is UNCOND:
         return _uncond(run, inner, conds, x, sigma, lambda asked: executor(model, asked, x, timestep, passed))
     call = run.occurrence((x.shape, *options.asked(inner, conds, sigma)))
-    cases = [None if cond is None else Case((call, n), x, x) for n, cond in enumerate(conds)]
+    cases: list[Case | None] = []
+    for n, cond in enumerate(conds):  # not a comprehension, which is a call more: it comes at every evaluation
+        cases.append(None if cond is None else Case((call, n), x, x))
     return _through(run, cases, sigma, partial(executor, model, conds, x, timestep, passed))
 
 
@@ -183,7 +185,7 @@ def _through(run: Run, cases: list[Case | None], sigma: float, compute: Callable
 
     None is a prompt that is left out: as in the host, its output is nothing.
     """
-    asked = [case for case in cases if case is not None] if None in cases else cast(list[Case], cases)
+    asked = list(filter(None, cases))
     if asked and run.decide(asked):
         return [torch.zeros_like(asked[0].x) if case is None else case.x - sigma * run.reuse(case) for case in cases]
     handed = []
