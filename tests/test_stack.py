@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from host_models import BLOCKS, BlockCalls, newest, prompt, sample
 from pack.cache_core import Recipe, RecipeError, Site, Target
 from pack.cache_core.policies import Interval, Mask, Never
@@ -80,6 +81,18 @@ def test_blocks_amid_a_span_are_patched_only_where_they_are_skipped(model, famil
     for n, (before, call) in enumerate(calls):
         assert before == {keys[edge] for edge in edges} & span
         assert set(call.patches) == (before if n in MASK else span)
+
+
+@pytest.mark.parametrize("recipe", [stack(Mask(MASK, 8)), Recipe(Mask(MASK, 8), Lagrange(1))], ids=["stack", "guided"])
+def test_with_the_hosts_compile_on_the_model_the_same_is_skipped_and_made(models, recipe):
+    compiled = models["flux"].clone()
+    set_torch_compile_wrapper(compiled, backend="eager")
+    try:
+        found = sample(host.attach(compiled, recipe), "flux")
+    finally:
+        torch.compiler.reset()
+    assert [entry.computed for entry in newest(found).entries] == [n in MASK for n in range(8)]
+    assert torch.equal(found, sample(host.attach(models["flux"], recipe), "flux"))
 
 
 def test_a_patch_that_is_there_already_runs_inside_ours_and_only_where_its_block_runs(model, family):
