@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from ..cache_core import Ledger, Observation, Recipe, Site, Verdict
+from ..cache_core import Ledger, Observation, Recipe, Site, Verdict, published
 from ..cache_core.memory import kept_bytes
 from ..cache_core.policies import Guard
-from ..cache_core.published import encore
 from ..demo.agreement import Setting
 from ..demo.codec import BLOCK
 from ..demo.world import FRAMES, SIDE
@@ -153,32 +152,34 @@ class Timing:
         with self.clock.watching():
             course.one(self.entrant, attach(model, recipe, self.ledgers.append) if recipe else model, number, bar)
 
-    def late(self, times: list[Times]) -> list[Times]:
-        """Those of all evaluations but the first ones of each sampling."""
-        steps = self.entrant.setting.steps
-        return [one for number, one in enumerate(times) if number % steps >= WARM]
+    def late(self, times: list[Times], computed: bool = True) -> list[Times]:
+        """Those of all evaluations that were `computed`, or were not, but the first ones of each sampling."""
+        steps, entries = self.entrant.setting.steps, [entry for ledger in self.ledgers for entry in ledger.entries]
+        done = [entry.computed for entry in entries] or [True] * len(times)
+        return [one for number, (one, was) in enumerate(zip(times, done, strict=True)) if number % steps >= WARM and was is computed]
 
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
-    """One row for each site and probe, by the first method that has them, and one for the bare model against itself.
+    """One row for each site and probe, by the first method that has them, one for TRACE and one for the bare model against itself.
 
-    All take turns in every round.
+    All take turns in every round. TRACE samples as it does: its computed evaluations repay the drift of the skipped ones.
     """
     entrants, bare = representatives(course, setting), Entrant("uncached", setting, "the bare model against itself")
-    watched = [bare, *(_with_policy(entrant, Declined) for entrant in entrants)]
+    trace = Entrant("trace", setting, "guided, as it samples", published.trace(2.0))
+    watched = [bare, trace, *(_with_policy(entrant, Declined) for entrant in entrants)]
     computed = [Timing(entrant, Clock(True, parts_for(course.model.model.diffusion_model, site_of(entrant)))) for entrant in watched]
     skipped = [Timing(_with_policy(entrant, Eager), Clock(False)) for entrant in entrants]
     bar.expect(course, [setting] * len(computed + skipped), rounds)
     for number in range(rounds):
         for timing in computed + skipped:
             timing.time(course, number, bar)
-    return [row(course, timing, eager, rounds) for timing, eager in zip(computed, [None, *skipped], strict=True)]
+    return [row(course, timing, eager, rounds) for timing, eager in zip(computed, [None, None, *skipped], strict=True)]
 
 
 def representatives(course: Course, setting: Setting) -> list[Entrant]:
     """A method for each site, and for each probe of a site."""
     found: dict[Any, Entrant] = {}
-    conds = Entrant("encore", setting, "speed 2.0, site cond", encore(2.0, course.family, Site.COND))
+    conds = Entrant("encore", setting, "speed 2.0, site cond", published.encore(2.0, course.family, Site.COND))
     for entrant in [conds, *entries(course, setting)[0]]:
         recipe = entrant.recipe
         assert recipe is not None
@@ -192,7 +193,10 @@ def site_of(entrant: Entrant) -> Site:
 
 
 def row(course: Course, timing: Timing, skipped: Timing | None, rounds: int) -> Row:
-    """Times in microseconds. The overhead is host time outside of the network's own parts: the median difference of the pairs."""
+    """Times in microseconds. The overhead is host time outside of the network's own parts: the median difference of the pairs.
+
+    What a skipped evaluation takes is of the sampling `skipped`, or else of the same.
+    """
     bare, attached = timing.late(timing.clock.bare), timing.late(timing.clock.attached)
     apart = [1e6 * (ours.own - theirs.own) for ours, theirs in zip(attached, bare, strict=True)]
     evaluation = 1e6 * median(one.host if course.on_cpu else one.passed for one in bare)
@@ -206,15 +210,15 @@ def row(course: Course, timing: Timing, skipped: Timing | None, rounds: int) -> 
         "overhead_us_ci": interval(medians(apart)),
         "overhead_percent": 100 * median(apart) / evaluation,
     }
-    if skipped is None:
+    recipe, skipped = timing.entrant.recipe, skipped or timing
+    if recipe is None:
         return found
-    ledger, recipe = timing.ledgers[-1], timing.entrant.recipe
-    assert recipe is not None
+    ledger, reused = timing.ledgers[-1], skipped.late(skipped.clock.attached, False)
     return found | {
         "site": recipe.site.value,
         "probe": recipe.policy.probe.value,
         "computed": ledger.computed,
-        "skipped_us": 1e6 * median(one.passed for one in skipped.late(skipped.clock.attached)),
+        "skipped_us": 1e6 * median(one.passed for one in reused) if reused else None,
         "kept_bytes": max(ledger.peak_bytes, skipped.ledgers[-1].peak_bytes),  # some policies keep more where they reuse
         "kept_bytes_predicted": predicted_bytes(course, recipe, 1 if timing.entrant.setting.cfg == 1.0 else 2),
     }
@@ -243,7 +247,7 @@ COLUMNS: Columns = (
     ("overhead", lambda row: f"{row['overhead_us']:.0f} us"),
     ("95 %", lambda row: "{:.0f} to {:.0f}".format(*row["overhead_us_ci"])),
     ("share", lambda row: f"{row['overhead_percent']:.2f} %"),
-    ("skipped", lambda row: f"{row['skipped_us'] / 1000:.2f} ms"),
+    ("skipped", lambda row: "" if row["skipped_us"] is None else f"{row['skipped_us'] / 1000:.2f} ms"),
     ("kept", lambda row: f"{row['kept_bytes']} B"),
     ("predicted", lambda row: f"{row['kept_bytes_predicted']} B"),
 )
