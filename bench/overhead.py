@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..demo.world import FRAMES, SIDE
 from ..nodes.adapters.extent import extent_of
 from ..nodes.adapters.families import blocks_of
 from ..nodes.adapters.host import attach
-from ..nodes.adapters.options import KEY
+from ..nodes.adapters.options import KEY, RIVALS
 from .bootstrap import interval, medians
 from .contest import Course, Entrant
 from .methods import entries
@@ -77,7 +78,7 @@ class Clock:
 
         def wrapper(executor: Any, x: Any, timestep: Any, model_options: Any, seed: Any) -> Any:
             first = len(self.attached) % 2 == 0
-            options = without_encore(model_options)
+            options = without_caches(model_options)
 
             def alone() -> Any:  # as the host does without wrappers
                 return WrapperExecutor.new_class_executor(executor.original, executor.class_obj, []).execute(x, timestep, options, seed)
@@ -131,11 +132,13 @@ def parts_for(network: nn.Module, site: Site) -> list[nn.Module]:
     return [part for block in found for part in block.modules() if isinstance(part, nn.Linear)] if site is Site.BRANCH else found
 
 
-def without_encore(model_options: Any) -> Any:
+def without_caches(model_options: Any) -> Any:
     """Model options under which the host evaluates the bare model in the middle of a cached sampling."""
-    passed = model_options["transformer_options"]
-    wrappers = {kind: {key: ours for key, ours in keyed.items() if key != KEY} for kind, keyed in passed["wrappers"].items()}
-    return model_options | {"transformer_options": {key: value for key, value in passed.items() if key != KEY} | {"wrappers": wrappers}}
+    passed, caches = model_options["transformer_options"], (KEY, *RIVALS)
+    wrappers = {kind: {key: made for key, made in keyed.items() if key not in caches} for kind, keyed in passed["wrappers"].items()}
+    return model_options | {
+        "transformer_options": {key: value for key, value in passed.items() if key not in caches} | {"wrappers": wrappers}
+    }
 
 
 @dataclass(slots=True)
@@ -145,12 +148,13 @@ class Timing:
     entrant: Entrant
     clock: Clock
     ledgers: list[Ledger] = field(default_factory=list)
+    put: Callable[[Any], Any] = lambda model: model  # what a bare model gets in place of a recipe
 
     def time(self, course: Course, number: int, bar: Bar) -> None:
         """Sample once more."""
         model, recipe = self.clock.on(course.model), self.entrant.recipe
         with self.clock.watching():
-            course.one(self.entrant, attach(model, recipe, self.ledgers.append) if recipe else model, number, bar)
+            course.one(self.entrant, attach(model, recipe, self.ledgers.append) if recipe else self.put(model), number, bar)
 
     def late(self, times: list[Times], computed: bool = True) -> list[Times]:
         """Those of all evaluations that were `computed`, or were not, but the first ones of each sampling."""
@@ -160,20 +164,40 @@ class Timing:
 
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
-    """One row for each site and probe, by the first method that has them, one for TRACE and one for the bare model against itself.
+    """One row for each site and probe, by the first method that has them, one for TRACE, for each of ComfyUI's own caches and for the bare model.
 
     All take turns in every round. TRACE samples as it does: its computed evaluations repay the drift of the skipped ones.
     """
     entrants, bare = representatives(course, setting), Entrant("uncached", setting, "the bare model against itself")
     trace = Entrant("trace", setting, "guided, as it samples", published.trace(2.0))
     watched = [bare, trace, *(_with_policy(entrant, Declined) for entrant in entrants)]
-    computed = [Timing(entrant, Clock(True, parts_for(course.model.model.diffusion_model, site_of(entrant)))) for entrant in watched]
+    network = course.model.model.diffusion_model
+    computed = [Timing(entrant, Clock(True, parts_for(network, site_of(entrant)))) for entrant in watched]
+    computed[1:1] = rivals(network, setting)
     skipped = [Timing(_with_policy(entrant, Eager), Clock(False)) for entrant in entrants]
     bar.expect(course, [setting] * len(computed + skipped), rounds)
     for number in range(rounds):
         for timing in computed + skipped:
             timing.time(course, number, bar)
-    return [row(course, timing, eager, rounds) for timing, eager in zip(computed, [None, None, *skipped], strict=True)]
+    return [
+        row(course, timing, eager, rounds)
+        for timing, eager in zip(computed, [None] * (len(computed) - len(skipped)) + skipped, strict=True)
+    ]
+
+
+def rivals(network: nn.Module, setting: Setting) -> list[Timing]:
+    """ComfyUI's own caches, with a threshold that nothing is below: one stands within the network, one around it."""
+    from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
+
+    found = []
+    for node, site in ((EasyCacheNode, Site.STACK), (LazyCacheNode, Site.GUIDED)):
+        entrant = Entrant(f"comfyui_{node.__name__.removesuffix('Node').lower()}", setting, "ComfyUI's own node")
+        found.append(Timing(entrant, Clock(True, parts_for(network, site)), put=partial(_with_node, node)))
+    return found
+
+
+def _with_node(node: Any, model: Any) -> Any:
+    return node.execute(model, 0.0, 0.0, 1.0, False).result[0]  # threshold, start, end, verbose
 
 
 def representatives(course: Course, setting: Setting) -> list[Entrant]:

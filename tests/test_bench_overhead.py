@@ -16,8 +16,9 @@ STEPS = 12
 def test_overhead_is_measured_at_every_site_and_what_is_kept_is_foretold(tmp_path):
     file = tmp_path / "overhead.json"
     run.bench("overhead", ["flux"], run.size(True, prompts=1, steps=STEPS), "./encore bench overhead", run.Files(file))
-    control, trace, *found = json.loads(file.read_text())["rows"]
-    assert control["method"] == "uncached"
+    control, easy, lazy, trace, *found = json.loads(file.read_text())["rows"]
+    assert [row["method"] for row in (control, easy, lazy)] == ["uncached", "comfyui_easycache", "comfyui_lazycache"]
+    assert all(row["overhead_us"] > control["overhead_us_ci"][0] for row in (easy, lazy))
     assert {row["site"] for row in found} >= {"guided", "cond", "stack"}
     assert (trace["method"], trace["computed"]) == ("trace", 5)
     for row in (trace, *found):
@@ -48,8 +49,8 @@ def test_a_clock_tells_the_networks_own_time_apart_and_leaves_no_hook():
 
 
 def test_the_bare_model_is_called_without_what_encore_attached():
-    ours = {"apply_model": {"encore": [print], "other": [len]}}
-    found = overhead.without_encore({"transformer_options": {"encore": 1, "wrappers": ours, "cond": 2}, "disable": 3})
+    ours = {"apply_model": {"encore": [print], "lazycache": [print], "other": [len]}}
+    found = overhead.without_caches({"transformer_options": {"encore": 1, "easycache": 4, "wrappers": ours, "cond": 2}, "disable": 3})
     assert found == {"transformer_options": {"wrappers": {"apply_model": {"other": [len]}}, "cond": 2}, "disable": 3}
     assert ours["apply_model"]["encore"] == [print]
 
