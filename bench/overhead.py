@@ -136,9 +136,8 @@ def without_caches(model_options: Any) -> Any:
     """Model options under which the host evaluates the bare model in the middle of a cached sampling."""
     passed, caches = model_options["transformer_options"], (KEY, *RIVALS)
     wrappers = {kind: {key: made for key, made in keyed.items() if key not in caches} for kind, keyed in passed["wrappers"].items()}
-    return model_options | {
-        "transformer_options": {key: value for key, value in passed.items() if key not in caches} | {"wrappers": wrappers}
-    }
+    rest = {key: value for key, value in passed.items() if key not in caches}
+    return model_options | {"transformer_options": rest | {"wrappers": wrappers}}
 
 
 @dataclass(slots=True)
@@ -164,7 +163,7 @@ class Timing:
 
 
 def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
-    """One row for each site and probe, by the first method that has them, one for TRACE, for each of ComfyUI's own caches and for the bare model.
+    """One row for each site and probe, by the first method that has them, and for TRACE, ComfyUI's own caches and the bare model.
 
     All take turns in every round. TRACE samples as it does: its computed evaluations repay the drift of the skipped ones.
     """
@@ -175,14 +174,12 @@ def run(course: Course, setting: Setting, rounds: int, bar: Bar) -> list[Row]:
     computed = [Timing(entrant, Clock(True, parts_for(network, site_of(entrant)))) for entrant in watched]
     computed[1:1] = rivals(network, setting)
     skipped = [Timing(_with_policy(entrant, Eager), Clock(False)) for entrant in entrants]
+    alone: list[Timing | None] = [None] * (len(computed) - len(skipped))
     bar.expect(course, [setting] * len(computed + skipped), rounds)
     for number in range(rounds):
         for timing in computed + skipped:
             timing.time(course, number, bar)
-    return [
-        row(course, timing, eager, rounds)
-        for timing, eager in zip(computed, [None] * (len(computed) - len(skipped)) + skipped, strict=True)
-    ]
+    return [row(course, timing, eager, rounds) for timing, eager in zip(computed, [*alone, *skipped], strict=True)]
 
 
 def rivals(network: nn.Module, setting: Setting) -> list[Timing]:

@@ -18,7 +18,7 @@ def test_overhead_is_measured_at_every_site_and_what_is_kept_is_foretold(tmp_pat
     run.bench("overhead", ["flux"], run.size(True, prompts=1, steps=STEPS), "./encore bench overhead", run.Files(file))
     control, easy, lazy, trace, *found = json.loads(file.read_text())["rows"]
     assert [row["method"] for row in (control, easy, lazy)] == ["uncached", "comfyui_easycache", "comfyui_lazycache"]
-    assert all(row["overhead_us"] > control["overhead_us_ci"][0] for row in (easy, lazy))
+    assert not any("site" in row for row in (control, easy, lazy))
     assert {row["site"] for row in found} >= {"guided", "cond", "stack"}
     assert (trace["method"], trace["computed"]) == ("trace", 5)
     for row in (trace, *found):
