@@ -8,6 +8,7 @@ import torch
 from host_models import BLOCKS, LATENT, make, prompt, sample
 from pack.cache_core import CacheError
 from pack.cache_core.skip.landscape import Landscape, surveying
+from pack.cache_core.skip.lora import loras
 from pack.nodes.adapters import host, reports
 from pack.nodes.skip import files
 from pack.nodes.skip.branches import EncoreSkipBranches, EncoreSkipFit
@@ -86,6 +87,20 @@ def test_the_second_stage_also_trains_a_lora_that_the_host_loads(models, own_fol
     both, _ = comfy.sd.load_lora_for_models(trained, None, weights, 1.0, 0.0)
     assert len(both.patches) == sum(key.endswith("alpha") for key in weights)
     assert not torch.equal(sample(both, "flux"), sample(trained, "flux"))
+
+
+def test_nothing_stays_loaded_with_the_lora_in_its_weights(models):
+    import comfy.model_management
+
+    train(models["flux"], "flux", steps=1, rank=2)
+    assert not comfy.model_management.current_loaded_models
+
+
+def test_a_loras_first_weights_follow_the_seed_alone():
+    network = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList([torch.nn.Linear(4, 6)])})
+    one, again, other = (loras(network, ["blocks"], 2, seed)["blocks.0"].down.weight for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
 
 
 def test_wrong_material_is_refused_in_words(models):

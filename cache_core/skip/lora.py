@@ -13,11 +13,11 @@ PREFIX = "diffusion_model."  # of the keys that hosts read
 class LoRA(nn.Module):
     """What a linear layer's output changes by: up(down(x)), zero at first."""
 
-    def __init__(self, inner: int, outer: int, rank: int) -> None:
+    def __init__(self, inner: int, outer: int, rank: int, generator: torch.Generator) -> None:
         super().__init__()
         self.down = nn.Linear(inner, rank, bias=False)
         self.up = nn.Linear(rank, outer, bias=False)
-        nn.init.normal_(self.down.weight, std=1.0 / rank)
+        self.down.weight = nn.Parameter(torch.randn(rank, inner, generator=generator) / rank)
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,10 +25,11 @@ class LoRA(nn.Module):
         return result.to(x.dtype)
 
 
-def loras(network: nn.Module, lists: Sequence[str], rank: int) -> dict[str, LoRA]:
-    """A LoRA for each linear layer in the block lists named `lists`, by the layer's name in `network`."""
+def loras(network: nn.Module, lists: Sequence[str], rank: int, seed: int) -> dict[str, LoRA]:
+    """A LoRA for each linear layer in the block lists named `lists`, by the layer's name in `network`; `seed` draws their first weights."""
+    generator = torch.Generator().manual_seed(seed)
     layers = ((name, part) for name, part in network.named_modules() if name.split(".")[0] in lists)
-    return {name: LoRA(part.in_features, part.out_features, rank) for name, part in layers if isinstance(part, nn.Linear)}
+    return {name: LoRA(part.in_features, part.out_features, rank, generator) for name, part in layers if isinstance(part, nn.Linear)}
 
 
 @contextmanager

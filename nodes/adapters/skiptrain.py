@@ -84,13 +84,13 @@ class Pupil:
         )
 
 
-def pupil(model: Any, branches: nn.ModuleList, rank: int, checkpointed: bool, half: bool) -> Pupil:
-    """What is trained on `model`: `branches`, and LoRAs of `rank` on its blocks if that is not 0."""
+def pupil(model: Any, branches: nn.ModuleList, rank: int, checkpointed: bool, half: bool, seed: int) -> Pupil:
+    """What is trained on `model`: `branches`, and LoRAs of `rank`, drawn by `seed`, on its blocks if that is not 0."""
     network = model.model.diffusion_model
     blocks = blocks_of(network)
     assert blocks is not None, "the branches were made for it"
     lists = [name for name in (blocks.double, blocks.single) if name]
-    made = loras(network, lists, rank) if rank else {}
+    made = loras(network, lists, rank, seed) if rank else {}
     taught = model.clone()
     taught.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _lesson(checkpointed))  # outside of the branches
     taught = attach_branches(taught, branches)

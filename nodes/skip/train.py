@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import comfy.ops
 import comfy.utils
 import folder_paths
@@ -107,6 +108,8 @@ class EncoreSkipTrain(io.ComfyNode):
         losses = train(model, material, plan, given["start"], path, loras)
         with_branches, titles = trained(model, path), ("without branches", f"with branches{' and LoRA' if plan.rank else ''}")
         maps = [survey(each, material, seed) for each in (model, trained(model, path, loras) if plan.rank else with_branches)]
+        if plan.rank:  # the host may let go of the survey's clone with its LoRA still in the weights, and train on those next time
+            comfy.model_management.unload_all_models()
         summary = words(path.name, losses, maps)
         plots = loss_plot(losses, f"{name}: loss"), landscape_plot(maps[0], maps[1], titles)
         return io.NodeOutput(with_branches, *plots, summary, ui={"text": [summary]})
@@ -135,7 +138,7 @@ def train(model: Any, material: Material, plan: Plan, start: str, path: Path, lo
         files.claim_lora(lora)
     with torch.inference_mode(False):
         made = _started(model, start)
-        taught = pupil(model, made, plan.rank, plan.checkpointed, plan.half)
+        taught = pupil(model, made, plan.rank, plan.checkpointed, plan.half, plan.seed)
         training = Training(taught.parts, plan.rate, about)
         if state.exists():
             training.load(state)
