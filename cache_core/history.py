@@ -76,10 +76,9 @@ class History:
 
     def miss(self, weights: Sequence[float], truth: Tensor) -> Tensor:
         """`truth` [B, ...] minus what `combine` makes of the same weights, in at least float32, with less work."""
-        dtype, device = truth.dtype if truth.dtype in WIDE else torch.float32, truth.device
+        dtype = truth.dtype if truth.dtype in WIDE else torch.float32
         rest: Tensor | None = None
-        for weight, feature in zip(reversed(weights), reversed(self._features), strict=False):
-            term = feature if feature.dtype is dtype and feature.device == device else feature.to(device, dtype)
+        for weight, term in zip(reversed(weights), self.newest(len(weights), dtype, truth.device), strict=True):
             rest = torch.sub(truth, term, alpha=weight) if rest is None else rest.sub_(term, alpha=weight)
         assert rest is not None, "there is an anchor at least"
         return rest
